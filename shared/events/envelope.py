@@ -1,0 +1,225 @@
+"""The envelope: CloudEvents 1.0 structured JSON in a log record's value.
+
+Format: https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/formats/json-format.md. Extension names follow
+its rule (lower-case letters and digits). `sequence` is a string of digits, because a CloudEvents Integer has 32 bits.
+
+What cannot be kept exactly is refused on reading, never rounded: whole numbers beyond 64 bits, the NUL character
+(Postgres stores none), nesting deeper than LEVELS_MAX.
+"""
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import orjson
+
+
+class EnvelopeError(ValueError):
+    """The bytes are not an envelope; the message says which attribute is wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One CloudEvent. `data` is plain JSON as decoded, or the catalogue's model once it was read as its type."""
+
+    id: str
+    source: str
+    type: str
+    tenant: str
+    subject: str
+    time: datetime
+    data: Any
+    producer: str = ""
+    """`<worker>.<partition>` of an event of ours; empty for an input."""
+    sequence: int = 0
+    """Gap-free per producer and target partition, from 1; 0 for an input."""
+    cause: str = ""
+    """`topic/partition/offset` of the input, or `timer/<subject>/<due>`."""
+    recorded_at: datetime | None = None
+    """The `now` of the decision (`recordedtime`)."""
+    correlation_id: str = ""
+    trace_parent: str = ""
+    request_key: str = ""
+    """The idempotency key of the request that this event is the outcome of (`idempotencykey`)."""
+    request_hash: str = ""
+    """SHA-256 of the request's body as sent (`requesthash`)."""
+    extensions: dict[str, str] = field(default_factory=dict)
+    """What a sender added beyond the names above."""
+
+
+LEVELS_MAX: Final = 64
+"""The deepest nesting of objects and arrays in an envelope."""
+
+_REQUIRED = ("id", "source", "type", "tenant", "subject", "time")
+_NAMES = {
+    "producer": "producer",
+    "cause": "cause",
+    "correlation_id": "correlationid",
+    "trace_parent": "traceparent",
+    "request_key": "idempotencykey",
+    "request_hash": "requesthash",
+}
+_KNOWN = frozenset({"specversion", *_REQUIRED, "datacontenttype", "data", "sequence", "recordedtime", *_NAMES.values()})
+_EXTENSION_NAME = re.compile("[a-z0-9]{1,40}")
+_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
+_DIGITS = bytes(1 if chr(byte) in "0123456789" else 0 for byte in range(256))
+_LONG_NUMBER = b"\1" * 19
+"""Nineteen digits in a row, after translation: the shortest that may not fit 64 bits."""
+
+
+def event_id(cause: str, index: int) -> str:
+    """The id of the index-th event of a decision: the same when the decision is made again."""
+    return hashlib.sha256(f"{cause}#{index}".encode()).hexdigest()[:32]
+
+
+def instant(moment: datetime) -> str:
+    """RFC 3339 in UTC with microseconds, so that text order is time order; raises EnvelopeError without a zone."""
+    if moment.tzinfo is not UTC:
+        if moment.tzinfo is None:
+            raise EnvelopeError(f"a time without a zone: {moment.isoformat()}")
+        moment = moment.astimezone(UTC)
+    return moment.isoformat(timespec="microseconds")[:-6] + "Z"
+
+
+def parse_instant(text: object, name: str) -> datetime:
+    """An aware UTC time from RFC 3339 text; raises EnvelopeError without a zone."""
+    try:
+        moment = datetime.fromisoformat(str(text))
+    except ValueError:
+        raise EnvelopeError(f"{name} is not an RFC 3339 time: {str(text)[:40]!r}") from None
+    if moment.tzinfo is None:
+        raise EnvelopeError(f"{name} has no zone; send it as 2026-01-31T12:00:00Z or with an offset")
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise EnvelopeError(f"{name} is outside the years 1 to 9999 in UTC") from None
+
+
+def encode(event: Event) -> bytes:
+    """The structured JSON form; `data` may be a pydantic model. Raises EnvelopeError for what JSON cannot carry.
+
+    An extension never replaces an attribute that this module names.
+    """
+    data = event.data.model_dump(mode="json") if hasattr(event.data, "model_dump") else event.data
+    body: dict[str, Any] = {
+        "specversion": "1.0",
+        "id": event.id,
+        "source": event.source,
+        "type": event.type,
+        "tenant": event.tenant,
+        "subject": event.subject,
+        "time": instant(event.time),
+        "datacontenttype": "application/json",
+    }
+    if event.sequence:
+        body["sequence"] = str(event.sequence)
+    if event.recorded_at is not None:
+        body["recordedtime"] = instant(event.recorded_at)
+    for attribute, name in _NAMES.items():
+        if value := getattr(event, attribute):
+            body[name] = value
+    if event.extensions:
+        body.update((name, value) for name, value in event.extensions.items() if name not in _KNOWN)
+    body["data"] = data
+    try:
+        return orjson.dumps(body)
+    except TypeError as error:
+        raise EnvelopeError(f"{event.type} cannot be written as JSON: {error}") from None
+
+
+def decode(value: bytes) -> Event:
+    """Read an envelope; raises EnvelopeError and nothing else. `data` stays plain JSON."""
+    body = _load(value)
+    if not isinstance(body, dict):
+        raise EnvelopeError("a CloudEvent is a JSON object")
+    if body.get("specversion") != "1.0":
+        raise EnvelopeError('specversion must be "1.0"')
+    for name in _REQUIRED:
+        if not isinstance(body.get(name), str) or not body[name]:
+            raise EnvelopeError(f"{name} must be a non-empty string")
+    recorded = body.get("recordedtime")
+    return Event(
+        body["id"],
+        body["source"],
+        body["type"],
+        body["tenant"],
+        body["subject"],
+        parse_instant(body["time"], "time"),
+        body.get("data"),
+        _optional(body, "producer"),
+        _sequence(body),
+        _optional(body, "cause"),
+        None if recorded is None else parse_instant(recorded, "recordedtime"),
+        _optional(body, "correlationid"),
+        _optional(body, "traceparent"),
+        _optional(body, "idempotencykey"),
+        _optional(body, "requesthash"),
+        {name: text for name, given in body.items() if name not in _KNOWN and (text := _extension(name, given))},
+    )
+
+
+def _load(value: bytes) -> Any:
+    try:
+        body = orjson.loads(value)
+    except orjson.JSONDecodeError as error:
+        raise EnvelopeError(f"not JSON: {error}") from None
+    if value.count(b"[") + value.count(b"{") > LEVELS_MAX and _levels(body) > LEVELS_MAX:
+        raise EnvelopeError(f"nested deeper than {LEVELS_MAX} levels")
+    if b"\\u0000" in value and _NUL.search(value):
+        raise EnvelopeError("the NUL character (\\u0000) cannot be stored; leave it out")
+    if _LONG_NUMBER in value.translate(_DIGITS):
+        json.loads(value, parse_int=_whole_number)
+    return body
+
+
+def _levels(body: Any) -> int:
+    """How deep objects and arrays are nested."""
+    levels, layer = 0, [body]
+    while layer := [item for item in layer if isinstance(item, dict | list)]:
+        levels += 1
+        layer = [item for box in layer for item in (box.values() if isinstance(box, dict) else box)]
+    return levels
+
+
+def _whole_number(digits: str) -> int:
+    # orjson reads a number outside this range as a float, which is another number
+    if len(digits) > 20 or not -(2**63) <= int(digits) < 2**64:
+        raise EnvelopeError(f"a whole number beyond 64 bits: {digits[:24]}; send it as a string")
+    return int(digits)
+
+
+def _optional(body: dict[str, Any], name: str) -> str:
+    given = body.get(name)
+    if given is None:
+        return ""
+    if not isinstance(given, str):
+        raise EnvelopeError(f"{name} must be a string")
+    return given
+
+
+def _sequence(body: dict[str, Any]) -> int:
+    given = body.get("sequence")
+    if given is None:
+        return 0
+    if not (isinstance(given, str) and given.isascii() and given.isdigit() and len(given) <= 18):
+        raise EnvelopeError("sequence must be a string of at most 18 digits")
+    return int(given)
+
+
+def _extension(name: str, given: object) -> str:
+    """The canonical text of an extension (CloudEvents 1.0.2, type system); null and empty are the same as absent."""
+    if _EXTENSION_NAME.fullmatch(name) is None:
+        raise EnvelopeError(f"{name[:40]!r} is not an attribute name: lower-case letters and digits, at most 40")
+    match given:
+        case None:
+            return ""
+        case str():
+            return given
+        case bool():
+            return "true" if given else "false"
+        case int():
+            return str(given)
+    raise EnvelopeError(f"extension {name} must be a string, an integer or a boolean")
