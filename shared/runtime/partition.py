@@ -1,0 +1,315 @@
+"""One owned partition of a worker: the numbered batch of DESIGN §6, again and again."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from shared.events.envelope import decode
+from shared.log.port import EVENTS, At, Log, Reader, Record, inbox
+from shared.runtime.accept import DatabaseOlderThanLog, Unreadable, Work, accept, timers
+from shared.runtime.relay import Point, Relay, no_point
+from shared.runtime.store import Position, Reached, Sent, Store, StoreConflict, Transaction
+from shared.runtime.tables import Need, Rows
+from shared.runtime.turn import Context, Failed, Turn
+
+CONFLICTS_MAX: Final = 50
+FLUSH_SECONDS: Final = 1.0
+IDLE_SECONDS: Final = 5.0
+SCAN_RECORDS: Final = 5_000
+
+
+class Stale(Exception):
+    """Another owner has the partition: this one forgets it."""
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What an operator may set of the batch loop."""
+
+    batch_max: int = 1_000
+    """Records of one batch at the most."""
+    lease_seconds: float = 10.0
+    generation: int = 1
+    """Of the inbox topics; raised by `regulars log copy`."""
+
+
+class Parts:
+    """What all partitions of a worker process share."""
+
+    def __init__(
+        self,
+        context: Context,
+        log: Log,
+        store: Store,
+        *,
+        tuning: Tuning,
+        wall: Callable[[], datetime],
+        publish_keys: Callable[[], Awaitable[None]],
+        announce: Callable[[Reached], None],
+        counters: Counter[str],
+        point: Point = no_point,
+    ) -> None:
+        self.context, self.log, self.store, self.tuning = context, log, store, tuning
+        self.wall, self.publish_keys, self.announce = wall, publish_keys, announce
+        self.counters, self.point = counters, point
+        self.inbox = inbox(context.rules.worker, tuning.generation)
+
+
+class OwnedPartition:
+    """Runs one partition from the position it was claimed with until it is stopped or lost."""
+
+    relay_class = Relay
+
+    def __init__(self, parts: Parts, position: Position) -> None:
+        self.position = position
+        self.stopping = asyncio.Event()
+        self._parts, self._q = parts, position.partition
+        self._inbox, self._events = At(parts.inbox, self._q), At(EVENTS, self._q)
+        self._relay = self.relay_class(parts.log, parts.store, self._q, self._tell, parts.counters, parts.point)
+        self._reader: Reader
+        self._passed_over = 0
+        self._next_due: datetime | None = None
+        self._timers_ready = True
+        self._flush_at = 0.0
+
+    async def run(self) -> None:
+        """Raises Stale, PartitionStopped, StoreError or LogError; ends quietly when `stopping` is set."""
+        parts, position = self._parts, self.position
+        await self._refuse_older_database()
+        await self._relay.catch_up(position.offsets.get(self._inbox.topic, 0))
+        self._next_due = await parts.store.next_due(self._q)
+        self._reader = await parts.log.reader(
+            {at: position.offsets.get(at.topic, 0) for at in (self._inbox, self._events)}
+        )
+        relay = asyncio.create_task(self._relay.run(), name=f"relay {parts.context.rules.worker}.{self._q}")
+        batches = asyncio.create_task(self._batches(), name=f"batches {parts.context.rules.worker}.{self._q}")
+        try:
+            await _first(relay, batches)
+            await _first(relay, asyncio.create_task(self._relay.drained(), name="drained"))
+        finally:
+            await _end(relay, batches)
+            await self._reader.close()
+
+    async def _batches(self) -> None:
+        while not self.stopping.is_set():
+            await self._relay.room()
+            records, due = await self._take()
+            if records or due:
+                await self._parts.point("batch.1")
+                await self._advance(records, due)
+            else:
+                await self._idle()
+        await self._flush()
+
+    async def _take(self) -> tuple[list[Record], list[Work]]:
+        """Step 1: what is there: requests first, then the stream, then due timers, each with a minimum share."""
+        most = self._parts.tuning.batch_max
+        requests = await self._reader.take(self._inbox, max(1, most * 2 // 3))
+        events = await self._reader.take(self._events, max(1, most - len(requests)))
+        due: list[Work] = []
+        now = self._parts.wall()
+        if self._timers_ready or (self._next_due is not None and self._next_due <= now):
+            share = max(1, most // 4)
+            found = await self._parts.store.due(self._q, now, share)
+            self._timers_ready = len(found) == share
+            if not self._timers_ready:
+                self._next_due = await self._parts.store.next_due(self._q)
+            due = timers(found)
+        return requests + events, due
+
+    async def _advance(self, records: Sequence[Record], due: Sequence[Work]) -> None:
+        try:
+            await self._batch(records, due)
+        except Failed as failure:
+            self._parts.counters["rolled_back"] += 1
+            if len(records) + len(due) == 1:
+                await self._batch(records, due, park=failure)
+                return
+            for record in records:
+                await self._advance([record], [])
+            for work in due:
+                await self._advance([], [work])
+
+    async def _batch(self, records: Sequence[Record], due: Sequence[Work], park: Failed | None = None) -> None:
+        parts, counted = self._parts, Counter[str]()
+        position = deepcopy(self.position)
+        works = [*self.accept(position, records, counted), *due]
+        if park is not None:
+            if park.work.kind != "request":
+                raise Unreadable(f"deciding on {park} raised; mend the rule and deploy") from park.error
+            for work in works:
+                work.unreadable = f"{type(park.error).__name__}: {park.error}"
+        if not works:
+            self.position = position
+            self._passed_over += len(records)
+            parts.counters.update(counted)
+            self._relay.push((), position.offsets.get(self._inbox.topic, 0))
+            self._tell()
+            return
+        await parts.point("batch.3")
+        turn = await self._commit(position, works, counted)
+        parts.counters.update(counted)
+        parts.counters["batches"] += 1
+        self._passed_over = 0
+        self._remember_timers(turn)
+        self._relay.push(turn.outbox, turn.position.offsets.get(self._inbox.topic, 0))
+        self._tell()
+
+    def accept(self, position: Position, records: Sequence[Record], counted: Counter[str]) -> list[Work]:
+        """Step 3."""
+        return accept(self._parts.context.rules, position, records, counted)
+
+    async def _commit(self, position: Position, works: Sequence[Work], counted: Counter[str]) -> Turn:
+        """Steps 2 to 7, again while another partition wins a race on a shared row."""
+        for attempt in range(CONFLICTS_MAX):
+            try:
+                return await self._transact(position, works, counted, lock=attempt > 0)
+            except StoreConflict:
+                self._parts.counters["rolled_back"] += 1
+                self._parts.counters["conflicts"] += 1
+                await asyncio.sleep(0.002 * attempt)
+        raise StoreConflict(f"partition {self._q} lost {CONFLICTS_MAX} races in a row")
+
+    async def _transact(self, position: Position, works: Sequence[Work], counted: Counter[str], *, lock: bool) -> Turn:
+        parts = self._parts
+        counting = Counter[str]()
+        rows = Rows()
+        turn = Turn(parts.context, rows, position, counting)
+        async with parts.store.transaction() as transaction:
+            await parts.point("batch.2")
+            await self._hold(transaction)
+            await parts.point("batch.4")
+            await load(transaction, rows, turn.needs(works), lock=lock)
+            turn.decide(works)
+            await parts.point("batch.5")
+            await parts.publish_keys()
+            await parts.point("batch.6")
+            for table, changed in rows.changes():
+                if table.append_only:
+                    await transaction.add(table, changed)
+                elif await transaction.save(table, changed) != len(changed):
+                    raise StoreConflict(f"another partition wrote the same row of {table.name} first")
+            await transaction.send(turn.outbox)
+            await transaction.move(turn.position)
+            await parts.point("batch.7")
+        await parts.point("batch.committed")
+        turn.position.version = self.position.version + 1
+        self.position = turn.position
+        counted.update(counting)
+        return turn
+
+    async def _hold(self, transaction: Transaction) -> None:
+        if not await transaction.hold(self._q, self.position.version):
+            self._parts.counters["stale_refused"] += 1
+            raise Stale(f"{self._parts.context.rules.worker}.{self._q}")
+
+    async def _flush(self) -> None:
+        """Commit the position over records that needed no work."""
+        if not self._passed_over:
+            return
+        async with self._parts.store.transaction() as transaction:
+            await self._hold(transaction)
+            await transaction.move(self.position)
+        self.position.version += 1
+        self._passed_over = 0
+
+    async def _idle(self) -> None:
+        loop = asyncio.get_running_loop()
+        if self._passed_over and not self._flush_at:
+            self._flush_at = loop.time() + FLUSH_SECONDS
+        if self._passed_over and loop.time() >= self._flush_at:
+            self._flush_at = 0.0
+            await self._flush()
+        patience = IDLE_SECONDS
+        if self._next_due is not None:
+            patience = max(0.0, min(patience, (self._next_due - self._parts.wall()) / timedelta(seconds=1)))
+        if self._passed_over:
+            patience = min(patience, FLUSH_SECONDS)
+        arrival = asyncio.create_task(self._reader.wait(patience), name="arrival")
+        stop = asyncio.create_task(self.stopping.wait(), name="stop")
+        try:
+            await _first(arrival, stop)
+        finally:
+            await _end(arrival, stop)
+
+    def _remember_timers(self, turn: Turn) -> None:
+        self._timers_ready = self._timers_ready or turn.timers_ready
+        if turn.next_due is not None:
+            self._next_due = turn.next_due if self._next_due is None else min(self._next_due, turn.next_due)
+
+    def _tell(self) -> None:
+        published = self._relay.sent.get(self._q, Sent(0, 0)).next_offset
+        applied = self.position.offsets.get(self._events.topic, 0)
+        self._parts.announce(Reached(self._q, self._relay.answered, applied, published))
+
+    async def _refuse_older_database(self) -> None:
+        """Read every target from its last acknowledged offset to the end: are there own events beyond own sequences?"""
+        parts, store = self._parts, self._parts.store
+        sent, self._relay.answered = await store.sent(self._q)
+        targets = [At(EVENTS, target) for target in range(parts.context.partitions)]
+        ends = await parts.log.ends(targets)
+        own = f"{parts.context.rules.worker}.{self._q}"
+        for at in targets:
+            known = sent.get(at.partition, Sent(0, 0))
+            beyond = await self._last_own(at, known.next_offset, ends[at], own)
+            committed = self.position.sequences.get(at.partition, 0)
+            if beyond > committed:
+                await self._refuse_if_stale()
+                raise DatabaseOlderThanLog(
+                    f"the stream's partition {at.partition} holds sequence {beyond} of {own}, the database knows "
+                    f"{committed}: it is older than the log. Run `regulars rebuild {parts.context.rules.worker}`"
+                )
+            sent[at.partition] = Sent(max(known.sequence, beyond), max(known.next_offset, ends[at]))
+        self._relay.sent = {target: done for target, done in sent.items() if done != Sent(0, 0)}
+
+    async def _refuse_if_stale(self) -> None:
+        """What stands beyond may be a successor's: this owner stalled since its claim. Raises Stale."""
+        now = await self._parts.store.position(self._q)
+        if now is None or now.version != self.position.version:
+            raise Stale(f"{self._parts.context.rules.worker}.{self._q}")
+
+    async def _last_own(self, at: At, start: int, end: int, own: str) -> int:
+        last = 0
+        if start >= end:
+            return last
+        reader = await self._parts.log.reader({at: start})
+        try:
+            while start < end:
+                records = await reader.take(at, SCAN_RECORDS)
+                if not records:
+                    await reader.wait(FLUSH_SECONDS)
+                    continue
+                for record in records:
+                    event = decode(record.value or b"")
+                    if event.producer == own:
+                        last = max(last, event.sequence)
+                start = records[-1].offset + 1
+        finally:
+            await reader.close()
+        return last
+
+
+async def _end(*tasks: asyncio.Task[Any]) -> None:
+    """Cancel what still runs; what ended by an exception has been looked at already."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _first(*tasks: asyncio.Task[Any]) -> None:
+    """Wait until one of the tasks ends; raises what it raised."""
+    done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in done:
+        task.result()
+
+
+async def load(transaction: Transaction, rows: Rows, needs: Iterable[Need], *, lock: bool = False) -> None:
+    """Step 4: one query per table for all groups that are needed and not loaded yet, in a fixed order."""
+    missing = rows.missing(needs)
+    for table in sorted(missing, key=lambda table: table.name):
+        groups = sorted(missing[table])
+        rows.loaded(table, groups, await transaction.load(table, groups, lock=lock and table.shared))

@@ -1,0 +1,195 @@
+"""Replaying the stream: what `verify` compares with and what `rebuild` builds (DESIGN §8).
+
+A replay folds others' events up to a bound per partition and own facts up to a bound per sequence, in batches, into a
+store that starts empty. A survey reads what the stream knows of a worker whose database is lost.
+"""
+
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from shared.events import catalogue
+from shared.events.envelope import Event, decode, event_id
+from shared.log.port import EVENTS, At, Log, Record
+from shared.runtime.accept import Hole
+from shared.runtime.fold import fold_other, fold_own, is_own_fact, is_read, needs_of
+from shared.runtime.partition import load
+from shared.runtime.rules import Rules
+from shared.runtime.store import Store
+from shared.runtime.tables import Rows
+from shared.runtime.turn import letter_of, targets_of
+
+READ_RECORDS: Final = 5_000
+FOLD_EVENTS: Final = 2_000
+WAIT_SECONDS: Final = 5.0
+
+
+class ReplayFailed(Exception):
+    """The stream cannot be folded; the message says where and why."""
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """How far a replay folds.
+
+    `others`: next stream offset by partition; others' events before it count. `own`: last own sequence by
+    (producer, target partition).
+    """
+
+    others: dict[int, int]
+    own: dict[tuple[str, int], int]
+
+
+@dataclass
+class Replayed:
+    """What a replay did: events folded by type, and last sequences by partition and producer at the bound."""
+
+    folded: Counter[str] = field(default_factory=Counter)
+    seen: dict[int, dict[str, int]] = field(default_factory=dict)
+    missing_letters: list[tuple[int, Event]] = field(default_factory=list)
+    """(target, letter) of facts that stand on the stream without them."""
+
+
+@dataclass
+class Survey:
+    """What the stream itself says of a worker: where each partition stood when it was last heard of."""
+
+    sequences: dict[tuple[str, int], int] = field(default_factory=dict)
+    offsets: dict[int, dict[str, int]] = field(default_factory=dict)
+    """Next offset by worker partition and input topic: past the last cause on the stream."""
+    letters: set[tuple[int, str]] = field(default_factory=set)
+    """(target, id) of the worker's letters that are on the stream."""
+    ends: dict[int, int] = field(default_factory=dict)
+
+
+async def read_all(log: Log, at: At, end: int) -> AsyncIterator[Sequence[Record]]:
+    """All records of a partition before `end`, in pages."""
+    if end == 0:
+        return
+    reader = await log.reader({at: 0})
+    try:
+        next_offset = 0
+        while next_offset < end:
+            records = await reader.take(at, READ_RECORDS)
+            if not records:
+                await reader.wait(WAIT_SECONDS)
+                continue
+            next_offset = records[-1].offset + 1
+            yield [record for record in records if record.offset < end]
+    finally:
+        await reader.close()
+
+
+async def stream_ends(log: Log, partitions: int) -> dict[int, int]:
+    """The stream's end by partition."""
+    ends = await log.ends([At(EVENTS, partition) for partition in range(partitions)])
+    return {at.partition: end for at, end in ends.items()}
+
+
+async def survey(rules: Rules, log: Log, partitions: int) -> Survey:
+    """Read the whole stream for what this worker's producers wrote."""
+    found = Survey(ends=await stream_ends(log, partitions))
+    for target in range(partitions):
+        async for records in read_all(log, At(EVENTS, target), found.ends[target]):
+            for record in records:
+                event = decode(record.value or b"")
+                worker, _, partition = event.producer.partition(".")
+                if worker == rules.worker:
+                    _note(found, event, int(partition), target)
+    return found
+
+
+def _note(found: Survey, event: Event, partition: int, target: int) -> None:
+    key = (event.producer, target)
+    found.sequences[key] = max(found.sequences.get(key, 0), event.sequence)
+    if catalogue.find(event.type).kind == "letter":
+        found.letters.add((target, event.id))
+    topic, _, rest = event.cause.partition("/")
+    if topic != "timer":
+        offset = int(rest.split("/")[1]) + 1
+        offsets = found.offsets.setdefault(partition, {})
+        offsets[topic] = max(offsets.get(topic, 0), offset)
+
+
+async def replay(
+    rules: Rules,
+    log: Log,
+    store: Store,
+    partitions: int,
+    bounds: Bounds,
+    letters: set[tuple[int, str]] | None = None,
+) -> Replayed:
+    """Fold the stream into an empty store. With `letters` (those on the stream), also find the missing ones."""
+    done = Replayed()
+    ends = await stream_ends(log, partitions)
+    for target in range(partitions):
+        seen: dict[str, int] = {}
+        waiting: list[tuple[Event, int]] = []
+        async for records in read_all(log, At(EVENTS, target), ends[target]):
+            for record in records:
+                if record.offset == bounds.others.get(target, 0):
+                    done.seen[target] = dict(seen)
+                work = _replayable(rules, record, seen, bounds)
+                if work is None:
+                    continue
+                waiting.append(work)
+                done.folded[work[0].type] += 1
+                if letters is not None and is_own_fact(rules, work[0]):
+                    _look_for_letters(rules, work[0], partitions, letters, done)
+                if len(waiting) >= FOLD_EVENTS:
+                    await _fold(rules, store, waiting)
+                    waiting = []
+        await _fold(rules, store, waiting)
+        done.seen.setdefault(target, dict(seen))
+    return done
+
+
+def _replayable(rules: Rules, record: Record, seen: dict[str, int], bounds: Bounds) -> tuple[Event, int] | None:
+    """The event and the worker's partition it is folded for, or None when it is passed over."""
+    event = decode(record.value or b"")
+    last = seen.get(event.producer, 0)
+    if event.sequence <= last:
+        return None
+    if event.sequence != last + 1:
+        raise Hole(f"{record.at.topic}/{record.at.partition}/{record.offset}: {event.producer} jumps from {last}")
+    seen[event.producer] = event.sequence
+    worker, _, own_partition = event.producer.partition(".")
+    target = record.at.partition
+    if worker == rules.worker and catalogue.find(event.type).kind == "fact":
+        if event.sequence > bounds.own.get((event.producer, target), 0):
+            return None
+        return catalogue.read(event), int(own_partition)
+    if not is_read(rules, event.type):
+        return None
+    if record.offset >= bounds.others.get(target, 0):
+        return None
+    return catalogue.read(event), target
+
+
+def _look_for_letters(rules: Rules, fact: Event, partitions: int, known: set[tuple[int, str]], done: Replayed) -> None:
+    for index, draft in enumerate(rules.letters(fact)):
+        letter = letter_of(rules, fact, draft, index)
+        if letter.id != event_id(fact.id, index):
+            raise ReplayFailed(f"letter {letter.id} is not derived from fact {fact.id}")
+        done.missing_letters += [
+            (target, letter) for target in targets_of(letter, partitions) if (target, letter.id) not in known
+        ]
+
+
+async def _fold(rules: Rules, store: Store, events: Sequence[tuple[Event, int]]) -> None:
+    if not events:
+        return
+    rows = Rows()
+    async with store.transaction() as transaction:
+        await load(transaction, rows, (need for event, q in events for need in needs_of(rules, event, q)))
+        for event, partition in events:
+            if is_own_fact(rules, event):
+                fold_own(rules, rows, event, partition)
+            else:
+                fold_other(rules, rows, event, partition)
+        for table, changed in rows.changes():
+            if table.append_only:
+                await transaction.add(table, changed)
+            elif await transaction.save(table, changed) != len(changed):
+                raise ReplayFailed(f"two facts folded into the same row of {table.name} do not commute")
