@@ -9,7 +9,15 @@ from datetime import datetime
 from typing import Any, Final
 
 from services.points.ledger import decisions, fold
-from services.points.ledger.store import ACCOUNTS, LOTS, MEMBERS, ORDER_AWARDS, ORDER_LINES, REFUNDS
+from services.points.ledger.store import (
+    ACCOUNTS,
+    LOTS,
+    MEMBERS,
+    ORDER_AWARDS,
+    ORDER_LINES,
+    REFUNDS,
+    WAITING_REFUNDS,
+)
 from services.points.ledger.store import TABLES as LEDGER_TABLES
 from services.points.programs.publishing import draft, publish, text_of
 from services.points.programs.store import (
@@ -45,6 +53,7 @@ from shared.events.points import (
     ProgramPublished,
     PublishProgram,
     RedeemPoints,
+    ReversalDeferred,
     RulesEvaluated,
     TierChanged,
 )
@@ -87,10 +96,12 @@ class PointsRules:
                 | PurchaseRefunded(channel=channel, order_id=order_id)
                 | RulesEvaluated(channel=channel, order_id=order_id)
                 | PointsEarned(channel=channel, order_id=order_id)
+                | ReversalDeferred(channel=channel, order_id=order_id)
                 | PointsReversed(channel=channel, order_id=order_id)
             ):
                 order = (*contact, channel, order_id)
-                yield from (Need(ORDER_LINES, order), Need(ORDER_AWARDS, order), Need(REFUNDS, order))
+                yield from (Need(ORDER_LINES, order), Need(ORDER_AWARDS, order))
+                yield from (Need(REFUNDS, order), Need(WAITING_REFUNDS, order))
             case _:
                 pass
         yield from (Need(PROGRAM_VERSIONS, (tenant, partition)), Need(TENANTS, (tenant, partition)))
@@ -134,14 +145,28 @@ class PointsRules:
                 return decisions.decide_redemption(decisions.Case(rows, item), asked)
             case AdjustPoints() as asked:
                 return decisions.decide_adjustment(decisions.Case(rows, item), asked)
-            case PurchaseCompleted() | CustomRecorded() as happened:
+            case CustomRecorded() as happened:
                 return decisions.decide_earning(decisions.Case(rows, item), happened)
-            case PurchaseRefunded() as refund:
-                return decisions.decide_refund(decisions.Case(rows, item), refund)
+            case PurchaseCompleted() | PurchaseRefunded() as order:
+                return self._decide_order(rows, item, order)
             case TenantDeclared() | ProgramDeclared() | ContactIdentified():
                 return ()
             case other:
                 raise TypeError(f"points decides no {type(other).__name__}")
+
+    def _decide_order(self, rows: Rows, item: Input, order: PurchaseCompleted | PurchaseRefunded) -> Sequence[Draft]:
+        """Purchases and refunds come from several producers: what came too early is taken after what it waited for."""
+        case = decisions.Case(rows, item)
+        if isinstance(order, PurchaseCompleted):
+            drafts = decisions.decide_earning(case, order)
+        else:
+            drafts = decisions.decide_refund(case, order)
+        if not decisions.waiting(case, order):
+            return drafts
+        ahead = Rows()
+        for table, group in self.needs(item.event, item.partition):
+            ahead.loaded(table, [group], rows.all(table, group))
+        return decisions.release(decisions.Case(ahead, item), order, drafts, self.evolve)
 
     def evolve(self, rows: Rows, event: Event) -> None:
         match event.data:
@@ -149,7 +174,7 @@ class PointsRules:
                 self._drafted(rows, event, fact)
             case ProgramPublished() as fact:
                 self._published(rows, event, fact)
-            case RulesEvaluated() | PointsRedeemed() | PointsExpired() as fact:
+            case RulesEvaluated() | PointsRedeemed() | PointsExpired() | ReversalDeferred() as fact:
                 fold.fold(rows, event, fact)
             case PointsEarned() | PointsAdjusted() | PointsReversed() as fact:
                 fold.fold(rows, event, fact)

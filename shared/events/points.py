@@ -164,8 +164,8 @@ class RulesEvaluated(CausedByEvent):
     """Empty when no program was in force."""
     version: int
     reason: str
-    """`evaluated`, or why no rule was asked: `no-program`, `order-already-known`, `refund-already-known`,
-    `balance-too-large`, `too-large`."""
+    """`evaluated`, or why no rule was asked: `no-program`, `tenant-unknown`, `order-already-known`,
+    `refund-already-known`, `balance-too-large`, `too-large`."""
     lines: tuple[BoughtLine, ...] = ()
     """Of a purchase that is new; empty for all else."""
     results: tuple[RuleOutcome, ...] = ()
@@ -277,6 +277,21 @@ class PointsAdjusted(AdjustPoints):
     qualified: int
 
 
+class ReturnedLine(BoughtLine):
+    """How many pieces of an order's line came back."""
+
+
+_REFUND: Final = {**_CAUSED_BY, "event_id": "evt-2", "event_type": "purchase.refunded.v1", "refund_id": "r1"}
+
+
+@declare("reversal.deferred.v1", OWNER, "fact", {**_REFUND, "lines": [{"line_id": "1", "quantity": 1}]})
+class ReversalDeferred(CausedByEvent):
+    """A refund came before its order: it waits, and takes points back once the order is decided."""
+
+    refund_id: str
+    lines: tuple[ReturnedLine, ...]
+
+
 class ReversedLine(Data):
     """How much of a line went back: `asked` by the refund, `quantity` of it counted (never more than was left)."""
 
@@ -303,10 +318,7 @@ class Reversed(Data):
 
 
 _REVERSED: Final = {
-    **_CAUSED_BY,
-    "event_id": "evt-2",
-    "event_type": "purchase.refunded.v1",
-    "refund_id": "r1",
+    **_REFUND,
     "reason": "reversed",
     "policy": "within-balance",
     "lines": [{"line_id": "1", "asked": 1, "quantity": 1}],
@@ -321,11 +333,13 @@ class PointsReversed(CausedByEvent):
 
     refund_id: str
     reason: str
-    """`reversed`, `nothing-earned`, `nothing-left` (all of it had gone back before), `order-unknown`, `too-large`."""
+    """`reversed`, `nothing-earned`, `nothing-left` (all of it had gone back before), `too-large`."""
     policy: str
     lines: tuple[ReversedLine, ...]
     reversals: tuple[Reversed, ...]
     qualified: int
+    waited_since: Time | None = None
+    """When it was deferred, because it had come before its order; decided with the order's purchase."""
 
 
 _TIER: Final = {

@@ -135,7 +135,7 @@ async def recalled(front: Front, tenant: str, key: str, wait_seconds: float, *, 
         raise Unavailable("The database or the log cannot be reached; try again.") from None
     if asked is None or not _is_of(asked, request, outcome):
         raise NotFound(
-            "Nothing was decided under this key here: check the key, and send the position of the 202 as Regulars-After."
+            "Nothing was decided under this key here: check it, and send the position of the 202 as Regulars-After."
         )
     assert asked.outcome is not None
     if not asked.published:

@@ -5,16 +5,15 @@ cannot read the live one, and compares every column of every state table. `rebui
 partition goes on, from the stream alone: the one way back from a lost or an older database.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 import asyncpg
 import orjson
 
-from shared.events.envelope import encode
 from shared.log.port import EVENTS, Log
 from shared.runtime.migrations import (
     REPLAY_ROLE,
@@ -28,10 +27,10 @@ from shared.runtime.migrations import (
     quoted,
 )
 from shared.runtime.postgres_store import PostgresStore
-from shared.runtime.replay import Bounds, Replayed, Survey, replay, survey
+from shared.runtime.replay import Bounds, Replayed, Survey, bounds_of, replay, restarts, survey
 from shared.runtime.rules import Rules
 from shared.runtime.state import TABLES
-from shared.runtime.store import OutboxRow, Position, Sent
+from shared.runtime.store import Position
 from shared.runtime.tables import Table
 
 DIGEST_TABLE: Final = "select row_count, digest from digest_of($1)"
@@ -146,12 +145,8 @@ async def rebuild(database: Database, rules: Rules, log: Log) -> Replayed:
         if owner is not None:
             raise NotProvable(f"{database.worker} is running as {owner}: stop its workers, then rebuild")
     found = await survey(rules, log, database.partitions)
-    bounds = Bounds(
-        {q: offsets.get(EVENTS, 0) for q, offsets in found.offsets.items()},
-        dict(found.sequences),
-    )
     async with _scratch(database) as store:
-        done = await replay(rules, log, store, database.partitions, bounds, found.letters)
+        done = await replay(rules, log, store, database.partitions, bounds_of(found), found.letters)
         async with _connect(database, database.worker) as live, live.transaction():
             await _adopt(live, database, rules, found, done)
     return done
@@ -183,37 +178,19 @@ async def _adopt(live: Connection, database: Database, rules: Rules, found: Surv
     await live.execute("alter schema " + new + " rename to " + old)
     await close_to_replay(live, database.worker)
     await grant_reading(live, database.worker, database.worker, machinery_schema_of(database.worker))
-    for q in range(database.partitions):
-        producer = f"{rules.worker}.{q}"
-        sequences = {t: last for (name, t), last in found.sequences.items() if name == producer}
-        for target, last in sequences.items():
-            await live.execute(INSERT_RELAY, q, target, *Sent(last, found.ends[target]))
-        for row in _letters_again(q, producer, sequences, done):
+    for position, sent, answered, outbox in restarts(rules, found, done, database.partitions):
+        q = position.partition
+        for target, last in sent.items():
+            await live.execute(INSERT_RELAY, q, target, *last)
+        for row in outbox:
             await live.execute(INSERT_OUTBOX, *row)
-        offsets = found.offsets.get(q, {})
-        seen = done.seen.get(q, {}) if offsets.get(EVENTS) else {}
-        await live.execute(
-            SAVE_POSITION, q, *(orjson.dumps(_texts(part)).decode() for part in (offsets, seen, sequences))
-        )
-        inboxes = [offset for topic, offset in offsets.items() if topic != EVENTS]
-        await live.execute(INSERT_ANSWER, q, max(inboxes, default=0))
+        parts = (position.offsets, position.seen, position.sequences)
+        await live.execute(SAVE_POSITION, q, *(orjson.dumps(_texts(part)).decode() for part in parts))
+        await live.execute(INSERT_ANSWER, q, answered)
 
 
-def _texts(part: dict[Any, int]) -> dict[str, int]:
+def _texts(part: Mapping[Any, int]) -> dict[str, int]:
     return {str(key): value for key, value in part.items()}
-
-
-def _letters_again(q: int, producer: str, sequences: dict[int, int], done: Replayed) -> Sequence[OutboxRow]:
-    """Missing letters under new sequences; moves `sequences` on."""
-    rows = []
-    for group, (target, letter) in enumerate(done.missing_letters):
-        if letter.producer != producer:
-            continue
-        sequences[target] = sequences.get(target, 0) + 1
-        event = replace(letter, sequence=sequences[target])
-        key = f"{event.tenant}/{event.subject}".encode()
-        rows.append(OutboxRow(q, target, event.sequence, group, True, key, encode(event)))
-    return rows
 
 
 @asynccontextmanager

@@ -6,17 +6,17 @@ store that starts empty. A survey reads what the stream knows of a worker whose 
 
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
-from typing import Final
+from dataclasses import dataclass, field, replace
+from typing import Final, NamedTuple
 
 from shared.events import catalogue
-from shared.events.envelope import Event, decode, event_id
+from shared.events.envelope import Event, decode, encode, event_id
 from shared.log.port import EVENTS, At, Log, Record
 from shared.runtime.accept import Hole
 from shared.runtime.fold import fold_other, fold_own, is_own_fact, is_read, needs_of
 from shared.runtime.partition import load
 from shared.runtime.rules import Rules
-from shared.runtime.store import Store
+from shared.runtime.store import OutboxRow, Position, Sent, Store
 from shared.runtime.tables import Rows
 from shared.runtime.turn import letter_of, targets_of
 
@@ -61,6 +61,50 @@ class Survey:
     letters: set[tuple[int, str]] = field(default_factory=set)
     """(target, id) of the worker's letters that are on the stream."""
     ends: dict[int, int] = field(default_factory=dict)
+
+
+def bounds_of(found: Survey) -> Bounds:
+    """All that the stream has of the worker, and of others' events what it had decided on."""
+    return Bounds({q: offsets.get(EVENTS, 0) for q, offsets in found.offsets.items()}, dict(found.sequences))
+
+
+class Restart(NamedTuple):
+    """Where a partition of a rebuilt worker goes on."""
+
+    position: Position
+    sent: dict[int, Sent]
+    answered: int
+    """The next inbox offset whose outcome is not known to be in the log."""
+    outbox: list[OutboxRow]
+    """Letters of facts that stand on the stream without them, to be sent under new sequences."""
+
+
+def restarts(rules: Rules, found: Survey, done: Replayed, partitions: int) -> list[Restart]:
+    """Every partition's position, relay record and missing letters, after a replay with the survey's letters."""
+    made = []
+    for q in range(partitions):
+        producer = f"{rules.worker}.{q}"
+        sequences = {target: last for (name, target), last in found.sequences.items() if name == producer}
+        sent = {target: Sent(last, found.ends[target]) for target, last in sequences.items()}
+        outbox = _letters_again(q, producer, sequences, done)
+        offsets = found.offsets.get(q, {})
+        seen = done.seen.get(q, {}) if offsets.get(EVENTS) else {}
+        answered = max((offset for topic, offset in offsets.items() if topic != EVENTS), default=0)
+        made.append(Restart(Position(q, 1, offsets, seen, sequences), sent, answered, outbox))
+    return made
+
+
+def _letters_again(q: int, producer: str, sequences: dict[int, int], done: Replayed) -> list[OutboxRow]:
+    """Missing letters under new sequences; moves `sequences` on."""
+    rows = []
+    for group, (target, letter) in enumerate(done.missing_letters):
+        if letter.producer != producer:
+            continue
+        sequences[target] = sequences.get(target, 0) + 1
+        event = replace(letter, sequence=sequences[target])
+        key = f"{event.tenant}/{event.subject}".encode()
+        rows.append(OutboxRow(q, target, event.sequence, group, True, key, encode(event)))
+    return rows
 
 
 async def read_all(log: Log, at: At, end: int) -> AsyncIterator[Sequence[Record]]:

@@ -51,6 +51,9 @@ def busy_till() -> Till:
     till.pass_time(day(20))
     till.redeem("li", 300)
     till.refund("li", "o1")
+    till.refund("wang", "o5")
+    till.buy("wang", 100, "o5")
+    till.refund("wang", "o6")
     till.pass_time(day(45))
     till.buy("li", 30_000, "o3", at=day(44))
     till.buy("wang", 9_900, "o4")
@@ -186,6 +189,24 @@ async def test_a_ledger_line_is_explained_by_rule_event_lot_and_what_became_of_i
     assert [each.destination for each in told.lot_entries] == ["member:available", "program:redeemed"]
     assert '"rule":"dollar"' in told.evaluation.results
     assert await ledger_reads.explain_entry(connection, TENANT, "li", 999, 100) is None
+
+
+async def test_a_refund_that_came_before_its_order_tells_that_it_waited_and_what_it_did(connection: Connection) -> None:
+    till = busy_till()
+    await save(connection, till)
+    (waited,) = [row for row in till.tables.of(ledger_store.WAITING_REFUNDS, "wang") if row.released_by]
+    found = await ledger_reads.evaluations_of(connection, TENANT, waited.event_id)
+    assert [(row.reason, row.fact_id) for row in found] == [
+        ("order-awaited", waited.fact_id),
+        ("reversed", waited.released_by),
+    ]
+    (number, *_) = [
+        row.number for row in till.tables.of(ledger_store.LEDGER_ENTRIES, "wang") if row.fact_id == waited.released_by
+    ]
+    told = await ledger_reads.explain_entry(connection, TENANT, "wang", number, 100)
+    assert told is not None
+    assert told.evaluation == found[1]
+    assert (told.entry.order_id, told.entry.reference) == ("o5", "r1")
 
 
 async def test_it_is_told_why_a_rule_did_not_fire(connection: Connection) -> None:

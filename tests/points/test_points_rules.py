@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from services.points.ledger.store import ACCOUNTS, LOTS
+from services.points.ledger.store import ACCOUNTS, EVALUATIONS, LOTS, WAITING_REFUNDS
 from services.points.programs.publishing import DOCUMENT_BYTES_MAX
 from services.points.programs.sample import SAMPLE_PROGRAM
 from services.points.programs.store import IDENTITIES, PROGRAM_VERSIONS, PROGRAMS, PUBLISHED, TENANTS
@@ -105,6 +105,7 @@ def test_each_table_is_fed_as_it_says() -> None:
 
 
 STORY = (
+    "reversal.deferred.v1",
     "rules.evaluated.v1",
     "points.earned.v1",
     "points.redeemed.v1",
@@ -127,15 +128,18 @@ def test_the_examples_of_its_facts_are_one_story_that_folds() -> None:
         "accounts": 1,
         "lots": 1,
         "ledger_entries": 5,
-        "evaluations": 2,
+        "evaluations": 3,
         "order_lines": 1,
         "order_awards": 1,
         "refunds": 1,
+        "waiting_refunds": 1,
         "tiers": 1,
         "tier_changes": 1,
     }
     assert tables.of(ACCOUNTS, "li")[0][3:] == (0, 0, 590, 100, 145, -50, 295)
     assert tables.of(LOTS, "li")[0].remaining == 0
+    (told, _, reversed_) = (row.fact_id for row in tables.of(EVALUATIONS, "li"))
+    assert [(row.fact_id, row.released_by) for row in tables.of(WAITING_REFUNDS, "li")] == [(told, reversed_)]
 
 
 @pytest.mark.parametrize("method", ["absorb", "evolve"])

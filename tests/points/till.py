@@ -91,11 +91,21 @@ class Till:
         pieces: dict[str, int] | None = None,
     ) -> list[Event]:
         """`pieces`: how many come back by line id; one of line 1 unless given."""
+        return self.feed([self.refund_work(contact, order_id, refund_id, at, pieces)])
+
+    def refund_work(
+        self,
+        contact: str,
+        order_id: str,
+        refund_id: str = "r1",
+        at: datetime | None = None,
+        pieces: dict[str, int] | None = None,
+    ) -> Work:
         items = tuple(
             RefundedLine(line_id=line_id, quantity=n, amount_minor=1) for line_id, n in (pieces or {"1": 1}).items()
         )
         data = PurchaseRefunded(channel="web", order_id=order_id, refund_id=refund_id, currency="USD", lines=items)
-        return self.happen(data, contact, at)
+        return self._heard(data, contact, at)
 
     def visit(
         self, contact: str, name: str = "store.visited", at: datetime | None = None, **fields: Any

@@ -56,9 +56,6 @@ class Receipts:
 
     async def _read(self, tenant: str, named: Collection[Named]) -> tuple[dict[Named, Receipt], dict[int, int]]:
         """Receipts and, of the same instant, what of the door's decisions may not be in the log yet."""
-        try:
-            async with tenant_connection(self._pool, tenant) as connection:
-                receipts = await find_receipts(connection, tenant, named)
-                return receipts, await find_unpublished(connection, self._front.inbox_topic)
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
-            raise Unavailable("The database cannot be reached; try again.") from None
+        async with tenant_connection(self._pool, tenant) as connection:
+            receipts = await find_receipts(connection, tenant, named)
+            return receipts, await find_unpublished(connection, self._front.inbox_topic)

@@ -33,11 +33,8 @@ class TenantClocks:
 
     async def read(self, tenant: str) -> datetime:
         """The tenant's time as it stands now. Raises Unavailable."""
-        try:
-            async with tenant_connection(self._pool, tenant) as connection:
-                row = await find_tenant(connection, tenant)
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
-            raise Unavailable("The database cannot be reached; try again.") from None
+        async with tenant_connection(self._pool, tenant) as connection:
+            row = await find_tenant(connection, tenant)
         if row is None:
             raise Unavailable("This tenant's settings are not known here yet; try again.")
         if len(self._known) >= TENANTS_MAX:

@@ -1,28 +1,39 @@
 """From a member's rows and one input to the facts that follow. The rules themselves are in `domain` and `refunds`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any, Final
 
 import orjson
 
 from services.points.ledger.domain import About, Holdings, InForce, adjust, earn, lapse, lapsed_at_birth, redeem
-from services.points.ledger.refunds import Counting, reverse
-from services.points.ledger.store import ACCOUNTS, LOTS, MEMBERS, ORDER_AWARDS, ORDER_LINES, REFUNDS
+from services.points.ledger.refunds import Counting, Refund, reverse, waited
+from services.points.ledger.store import (
+    ACCOUNTS,
+    LOTS,
+    MEMBERS,
+    ORDER_AWARDS,
+    ORDER_LINES,
+    REFUNDS,
+    WAITING_REFUNDS,
+    WaitingRefundRow,
+)
 from services.points.programs.domain import MemberFacts, happened_from, version_at
 from services.points.programs.evaluate import Award, Evaluation, compiled_from, evaluate
 from services.points.programs.store import PROGRAM_VERSIONS, TENANTS, ProgramVersionRow
 from services.points.tiers.domain import after_points, review, setting_of
 from services.points.tiers.store import TIERS, TierRow
-from shared.events.contacts import TenantSettings
+from shared.events import catalogue
 from shared.events.door import CustomRecorded, PurchaseCompleted, PurchaseRefunded
-from shared.events.envelope import Event
+from shared.events.envelope import Event, event_id
 from shared.events.points import (
     AdjustPoints,
     BoughtLine,
     PointsEarned,
     PointsReversed,
     RedeemPoints,
+    ReturnedLine,
+    ReversalDeferred,
     RuleOutcome,
     RulesEvaluated,
 )
@@ -33,7 +44,8 @@ from shared.runtime.tables import Key, Rows
 FACTS_BYTES_MAX: Final = BATCH_BYTES_MAX - 50_000
 """What the facts about one event may measure, so that with their envelopes they stay within what the log takes."""
 
-_DEFAULTS: Final = TenantSettings(name="-")
+ENVELOPE_BYTES: Final = 2_000
+"""What one fact's envelope and key measure at most, in round figures."""
 
 
 class Case:
@@ -48,14 +60,22 @@ class Case:
         """The event's own time; a sender's clock that is ahead is not believed."""
 
     def in_force(self, when: datetime) -> InForce | None:
-        """The version of the tenant's program that applies at `when`."""
+        """The version of the tenant's program that applies at `when`; None as well while the tenant is not known."""
         if self._versions is None:
             self._versions = self.rows.all(PROGRAM_VERSIONS, self._copy)
         found = version_at(self._versions, when)
-        if found is None:
+        tenant = self.rows.get(TENANTS, self._copy)
+        if found is None or tenant is None:
             return None
-        tenant = self.rows.get(TENANTS, self._copy) or _DEFAULTS
         return InForce(found.program, found.version, compiled_from(found.document), tenant.zone, tenant.currency)
+
+    def why_no_rules(self) -> str:
+        """The reason when no version is in force.
+
+        Whoever holds a credential was answered after every partition had been told of the tenant, so its events and
+        programs stand behind that: `tenant-unknown` shows a stream that was not written so, and nothing is guessed.
+        """
+        return "no-program" if self.rows.get(TENANTS, self._copy) is not None else "tenant-unknown"
 
     def held(self) -> Holdings:
         member = self.rows.get(MEMBERS, self.contact)
@@ -89,7 +109,7 @@ def decide_earning(case: Case, data: PurchaseCompleted | CustomRecorded) -> list
         lines = _bought(data)
     held, rules = case.held(), case.in_force(case.event.time)
     if rules is None:
-        return _evaluated(case, about, None, "no-program", lines=lines) + _tier_drafts(case, 0)
+        return _evaluated(case, about, None, case.why_no_rules(), lines=lines) + _tier_drafts(case, 0)
     happened = happened_from(case.event, case.facts_before(held), zone=rules.zone, currency=rules.currency)
     said = evaluate(rules.compiled, happened)
     if not _bounded(held, said.awards):
@@ -102,30 +122,93 @@ def decide_earning(case: Case, data: PurchaseCompleted | CustomRecorded) -> list
         earned = earn(held, about, rules, said.awards, qualified, case.now)
         drafts += _earned(case, earned)
     if _too_large(drafts):
-        return _evaluated(case, about, rules, "too-large")
+        return _evaluated(case, about, rules, "too-large", lines=lines)
     return drafts + _tier_drafts(case, qualified)
 
 
 def decide_refund(case: Case, data: PurchaseRefunded) -> list[Draft]:
-    """Take back what the returned items earned. A second report of a refund changes nothing, and says so."""
+    """Take back what the returned items earned; of an order that is not known yet, once it is.
+
+    A second report of a refund changes nothing, and says so.
+    """
     order = (*case.contact, data.channel, data.order_id)
     about = _about(case.event, data)
-    if case.rows.get(REFUNDS, (*order, data.refund_id), order) is not None:
+    key = (*order, data.refund_id)
+    if case.rows.get(REFUNDS, key, order) is not None or case.rows.get(WAITING_REFUNDS, key, order) is not None:
         return _evaluated(case, about, None, "refund-already-known")
+    if not case.rows.all(ORDER_LINES, order):
+        lines = tuple(ReturnedLine(line_id=line.line_id, quantity=line.quantity) for line in data.lines)
+        fact = ReversalDeferred(**about, refund_id=data.refund_id, lines=lines)
+        return [Draft(fact, time=case.happened_at)]
+    asked = [(line.line_id, line.quantity) for line in data.lines]
+    return [_take_back(case, order, Refund(data.refund_id, asked, about, case.happened_at))]
+
+
+def waiting(case: Case, data: PurchaseCompleted | PurchaseRefunded) -> list[WaitingRefundRow]:
+    """The refunds that wait for this order, in the order in which they were recorded."""
+    rows = case.rows.all(WAITING_REFUNDS, (*case.contact, data.channel, data.order_id))
+    return sorted((row for row in rows if not row.released_by), key=lambda row: row.number)
+
+
+def release(
+    ahead: Case,
+    data: PurchaseCompleted | PurchaseRefunded,
+    drafts: Sequence[Draft],
+    evolve: Callable[[Rows, Event], None],
+) -> list[Draft]:
+    """The drafts, and after them the refunds that waited for the order, if the order is known by then.
+
+    `ahead` looks at rows of its own, into which the drafts are folded here, so that each refund sees what comes before
+    it. Refunds that cannot be written down in the same go wait on, until another event names the order.
+    """
+    order = (*ahead.contact, data.channel, data.order_id)
+    taken: list[Draft] = []
+    size = 0
+    for draft in drafts:
+        size += _append(ahead, taken, draft, evolve)
+    if not ahead.rows.all(ORDER_LINES, order):
+        return taken
+    for row in waiting(ahead, data):
+        draft = _take_back(ahead, order, waited(row))
+        if size + _measured(draft) > FACTS_BYTES_MAX:
+            break
+        size += _append(ahead, taken, draft, evolve)
+    return taken
+
+
+def _append(ahead: Case, taken: list[Draft], draft: Draft, evolve: Callable[[Rows, Event], None]) -> int:
+    """Take the draft and fold it, as the fact that it will be; returns what it measures in bytes."""
+    event, item = ahead.event, ahead.item
+    fact = Event(
+        id=event_id(item.cause, len(taken)),
+        source="",
+        type=catalogue.type_of(draft.data).name,
+        tenant=event.tenant,
+        subject=event.subject,
+        time=draft.time or event.time,
+        data=draft.data,
+        cause=item.cause,
+        recorded_at=ahead.now,
+    )
+    evolve(ahead.rows, fact)
+    taken.append(draft)
+    return _measured(draft)
+
+
+def _take_back(case: Case, order: Key, refund: Refund) -> Draft:
     tier = case.tier()
     fact = reverse(
         case.held().lots,
         case.rows.all(ORDER_LINES, order),
         case.rows.all(ORDER_AWARDS, order),
-        data,
-        about,
+        refund,
         case.in_force(case.now),
         None if tier is None or tier.review_at is None else Counting(tier.wallet, tier.period_started_at),
         case.now,
     )
     if _too_large([Draft(fact)]):
         fact = fact.model_copy(update={"reason": "too-large", "lines": (), "reversals": (), "qualified": 0})
-    return [Draft(fact, time=case.happened_at)]
+    return Draft(fact, time=refund.happened_at)
 
 
 def decide_redemption(case: Case, asked: RedeemPoints) -> list[Draft]:
@@ -156,6 +239,8 @@ def decide_due(case: Case, due_at: datetime) -> list[Draft]:
 def _must(case: Case) -> InForce:
     rules = case.in_force(case.now)
     if rules is None:
+        if case.why_no_rules() == "tenant-unknown":
+            raise Refused("tenant-unknown", "the tenant is not known here yet; ask again under a new key")
         raise Refused("no-program", "no program is in force; publish one first")
     return rules
 
@@ -223,6 +308,11 @@ def _too_large(drafts: Sequence[Draft]) -> bool:
     if sum(_listed(draft.data) for draft in drafts) < 500:
         return False
     return sum(len(orjson.dumps(draft.data.model_dump(mode="json"))) for draft in drafts) > FACTS_BYTES_MAX
+
+
+def _measured(draft: Draft) -> int:
+    """Bytes of the fact and its envelope."""
+    return len(orjson.dumps(draft.data.model_dump(mode="json"))) + ENVELOPE_BYTES
 
 
 def _listed(fact: Any) -> int:

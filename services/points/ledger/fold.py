@@ -14,6 +14,7 @@ from services.points.ledger.store import (
     ORDER_AWARDS,
     ORDER_LINES,
     REFUNDS,
+    WAITING_REFUNDS,
     AccountRow,
     EntryRow,
     EvaluationRow,
@@ -22,6 +23,7 @@ from services.points.ledger.store import (
     OrderAwardRow,
     OrderLineRow,
     RefundRow,
+    WaitingRefundRow,
 )
 from shared.events.envelope import Event
 from shared.events.points import (
@@ -31,6 +33,7 @@ from shared.events.points import (
     PointsExpired,
     PointsRedeemed,
     PointsReversed,
+    ReversalDeferred,
     RulesEvaluated,
 )
 from shared.runtime.tables import Rows
@@ -174,10 +177,12 @@ class Book:
         self._remaining[number] = remaining
 
 
-PostingFact = RulesEvaluated | PointsEarned | PointsRedeemed | PointsExpired | PointsAdjusted | PointsReversed
+LedgerFact = (
+    RulesEvaluated | PointsEarned | PointsRedeemed | PointsExpired | PointsAdjusted | ReversalDeferred | PointsReversed
+)
 
 
-def fold(rows: Rows, event: Event, fact: PostingFact) -> None:
+def fold(rows: Rows, event: Event, fact: LedgerFact) -> None:
     """Change the member's rows as the fact says; `fact` is the event's data."""
     book = Book(rows, event)
     match fact:
@@ -191,6 +196,8 @@ def fold(rows: Rows, event: Event, fact: PostingFact) -> None:
             _expired(book, fact)
         case PointsAdjusted():
             _adjusted(book, fact)
+        case ReversalDeferred():
+            _deferred(book, fact)
         case PointsReversed():
             _reversed(book, fact)
         case _:
@@ -290,6 +297,27 @@ def _adjusted(book: Book, fact: PointsAdjusted) -> None:
         book.post(fact.wallet, AVAILABLE, OWED, fact.repaid, lot, rule, reference=fact.reason, by=fact.by)
 
 
+def _deferred(book: Book, fact: ReversalDeferred) -> None:
+    _explain(book, fact, "", 0, "order-awaited", [])
+    row = WaitingRefundRow(
+        book.tenant,
+        book.contact,
+        fact.channel,
+        fact.order_id,
+        fact.refund_id,
+        book.member.evaluations,
+        orjson.dumps([(line.line_id, line.quantity) for line in fact.lines]).decode(),
+        fact.event_source,
+        fact.event_id,
+        fact.event_type,
+        happened_at=book.event.time,
+        waiting_since=book.recorded_at,
+        fact_id=book.event.id,
+        released_by="",
+    )
+    book.rows.put(WAITING_REFUNDS, row)
+
+
 def _reversed(book: Book, fact: PointsReversed) -> None:
     order = (book.tenant, book.contact, fact.channel, fact.order_id)
     for line in fact.lines:
@@ -320,3 +348,6 @@ def _reversed(book: Book, fact: PointsReversed) -> None:
     ]
     _explain(book, fact, "", 0, fact.reason, told)
     book.rows.put(REFUNDS, RefundRow(*order, fact.refund_id, fact.reason, book.event.id))
+    waiting = book.rows.get(WAITING_REFUNDS, (*order, fact.refund_id), order)
+    if waiting is not None:
+        book.rows.put(WAITING_REFUNDS, waiting._replace(released_by=book.event.id))

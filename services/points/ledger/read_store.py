@@ -177,7 +177,8 @@ async def explain_entry(
     lot = await connection.fetchrow(LOT, tenant, contact, entry.lot)
     entries = await connection.fetch(LOT_ENTRIES, tenant, contact, entry.lot, most) if entry.lot else []
     said = await evaluations_of(connection, tenant, entry.event_id) if entry.event_id else []
-    of_contact = [each for each in said if each.contact == contact and each.event_source == entry.event_source]
+    about = (contact, entry.event_source, entry.cause)
+    of_contact = [each for each in said if (each.contact, each.event_source, each.cause) == about]
     return ExplainedEntry(
         entry,
         None if lot is None else LotRow(*lot),

@@ -9,20 +9,47 @@ nothing else is taken for them. What is missing because it was spent follows tod
 - `allow-negative`: is taken from the member's other points; the rest is owed, and paid back by the next points earned.
 
 Taking back in N pieces is taking back at once: each piece takes the share of all pieces so far, less what went before.
+
+A refund may overtake its order, because they come from two producers. It waits, and is taken with the order's purchase,
+just after that has earned: what remains is the same whichever came first.
 """
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
+import orjson
+
 from services.points.ledger.domain import About, InForce
 from services.points.ledger.lots import spendable
-from services.points.ledger.store import LotRow, OrderAwardRow, OrderLineRow
+from services.points.ledger.store import LotRow, OrderAwardRow, OrderLineRow, WaitingRefundRow
 from services.points.programs.shares import refund_share
-from shared.events.door import PurchaseRefunded, RefundedLine
 from shared.events.points import FromLot, PointsReversed, Reversed, ReversedLine
 
 WITHIN_BALANCE = "within-balance"
+
+
+class Refund(NamedTuple):
+    """A refund of an order that is known, whether it comes now or has waited for the order."""
+
+    refund_id: str
+    lines: Sequence[tuple[str, int]]
+    """Line ids, and how many pieces come back."""
+    about: About
+    happened_at: datetime
+    waited_since: datetime | None = None
+
+
+def waited(row: WaitingRefundRow) -> Refund:
+    about = {
+        "event_source": row.event_source,
+        "event_id": row.event_id,
+        "event_type": row.event_type,
+        "channel": row.channel,
+        "order_id": row.order_id,
+    }
+    lines = [(line_id, quantity) for line_id, quantity in orjson.loads(row.lines)]
+    return Refund(row.refund_id, lines, about, row.happened_at, row.waiting_since)
 
 
 def policy_of(inforce: InForce | None, wallet: str) -> str:
@@ -31,14 +58,14 @@ def policy_of(inforce: InForce | None, wallet: str) -> str:
     return redemption.refunds if redemption is not None and redemption.wallet == wallet else WITHIN_BALANCE
 
 
-def returned(lines: Mapping[str, OrderLineRow], asked: Sequence[RefundedLine]) -> tuple[ReversedLine, ...]:
+def returned(lines: Mapping[str, OrderLineRow], asked: Sequence[tuple[str, int]]) -> tuple[ReversedLine, ...]:
     """How many pieces of each line count as returned: never more than were bought and not yet returned."""
     left = {line.line_id: line.quantity - line.refunded for line in lines.values()}
     counted: list[ReversedLine] = []
-    for line in asked:
-        quantity = min(line.quantity, left.get(line.line_id, 0))
-        left[line.line_id] = left.get(line.line_id, 0) - quantity
-        counted.append(ReversedLine(line_id=line.line_id, asked=line.quantity, quantity=quantity))
+    for line_id, pieces in asked:
+        quantity = min(pieces, left.get(line_id, 0))
+        left[line_id] = left.get(line_id, 0) - quantity
+        counted.append(ReversedLine(line_id=line_id, asked=pieces, quantity=quantity))
     return tuple(counted)
 
 
@@ -90,8 +117,7 @@ def reverse(
     lots: Sequence[LotRow],
     lines: Sequence[OrderLineRow],
     awards: Sequence[OrderAwardRow],
-    refund: PurchaseRefunded,
-    about: About,
+    refund: Refund,
     inforce: InForce | None,
     counting: Counting | None,
     now: datetime,
@@ -115,19 +141,18 @@ def reverse(
             qualified -= points
     redemption = None if inforce is None else inforce.document.redemption
     return PointsReversed(
-        **about,
+        **refund.about,
         refund_id=refund.refund_id,
-        reason=_reason(lines, awards, pieces),
+        reason=_reason(awards, pieces),
         policy=WITHIN_BALANCE if redemption is None else redemption.refunds,
         lines=counted,
         reversals=tuple(reversals),
         qualified=qualified,
+        waited_since=refund.waited_since,
     )
 
 
-def _reason(lines: Sequence[OrderLineRow], awards: Sequence[OrderAwardRow], pieces: Mapping[str, int]) -> str:
-    if not lines:
-        return "order-unknown"
+def _reason(awards: Sequence[OrderAwardRow], pieces: Mapping[str, int]) -> str:
     if not any(pieces.values()):
         return "nothing-left"
     return "reversed" if awards else "nothing-earned"

@@ -167,7 +167,8 @@ LEDGER_ENTRIES = Table(
 class EvaluationRow(NamedTuple):
     """What was said of one event, as JSON text in `results`: of a purchase or a tenant's own event a list of
     {rule, fired, reason, inputs}; of a refund, of which `program` is empty, a list of {rule, entry, points, owed,
-    forgiven}, one for each award that it took back."""
+    forgiven}, one for each award that it took back. A refund that came before its order has two: `order-awaited`, and
+    later, with the cause that released it, what became of it."""
 
     tenant: str
     contact: str
@@ -287,4 +288,66 @@ class RefundRow(NamedTuple):
 
 REFUNDS = Table("refunds", RefundRow, (*ORDER, "refund_id"), ORDER, "own", LOAD_REFUNDS, SAVE_REFUNDS)
 
-TABLES = (MEMBERS, ACCOUNTS, LOTS, LEDGER_ENTRIES, EVALUATIONS, ORDER_LINES, ORDER_AWARDS, REFUNDS)
+LOAD_WAITING_REFUNDS = """
+select tenant, contact, channel, order_id, refund_id, number, lines, event_source, event_id, event_type, happened_at,
+    waiting_since, fact_id, released_by
+from waiting_refunds
+where (tenant, contact, channel, order_id) in (select * from unnest($1::text[], $2::text[], $3::text[], $4::text[]))
+    and released_by = ''
+"""
+SAVE_WAITING_REFUNDS = """
+insert into waiting_refunds (
+    tenant, contact, channel, order_id, refund_id, number, lines, event_source, event_id, event_type, happened_at,
+    waiting_since, fact_id, released_by
+)
+select * from unnest(
+    $1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::text[], $8::text[], $9::text[],
+    $10::text[], $11::timestamptz[], $12::timestamptz[], $13::text[], $14::text[]
+)
+on conflict (tenant, contact, channel, order_id, refund_id) do update set released_by = excluded.released_by
+"""
+
+
+class WaitingRefundRow(NamedTuple):
+    """A refund that came before its order, in the order of `number`, the evaluation that told of it."""
+
+    tenant: str
+    contact: str
+    channel: str
+    order_id: str
+    refund_id: str
+    number: int
+    lines: str
+    """JSON: [line id, quantity] each."""
+    event_source: str
+    event_id: str
+    event_type: str
+    happened_at: datetime
+    waiting_since: datetime
+    fact_id: str
+    released_by: str
+    """The fact that took its points back; empty while it waits."""
+
+
+WAITING_REFUNDS = Table(
+    "waiting_refunds",
+    WaitingRefundRow,
+    (*ORDER, "refund_id"),
+    ORDER,
+    "own",
+    LOAD_WAITING_REFUNDS,
+    SAVE_WAITING_REFUNDS,
+    alive=lambda refund: not refund.released_by,
+)
+
+TABLES = (
+    MEMBERS,
+    ACCOUNTS,
+    LOTS,
+    LEDGER_ENTRIES,
+    EVALUATIONS,
+    ORDER_LINES,
+    ORDER_AWARDS,
+    REFUNDS,
+    WAITING_REFUNDS,
+)

@@ -130,6 +130,24 @@ create table refunds (
     primary key (tenant, contact, channel, order_id, refund_id)
 );
 
+create table waiting_refunds (
+    tenant text not null,
+    contact text not null,
+    channel text not null,
+    order_id text not null,
+    refund_id text not null,
+    number bigint not null,
+    lines text not null,
+    event_source text not null,
+    event_id text not null,
+    event_type text not null,
+    happened_at timestamptz not null,
+    waiting_since timestamptz not null,
+    fact_id text not null,
+    released_by text not null,
+    primary key (tenant, contact, channel, order_id, refund_id)
+);
+
 create table tiers (
     tenant text not null,
     contact text not null,
@@ -238,6 +256,8 @@ alter table order_awards enable row level security;
 create policy one_tenant on order_awards using (tenant = current_setting('regulars.tenant', true));
 alter table refunds enable row level security;
 create policy one_tenant on refunds using (tenant = current_setting('regulars.tenant', true));
+alter table waiting_refunds enable row level security;
+create policy one_tenant on waiting_refunds using (tenant = current_setting('regulars.tenant', true));
 alter table tiers enable row level security;
 create policy one_tenant on tiers using (tenant = current_setting('regulars.tenant', true));
 alter table tier_changes enable row level security;
