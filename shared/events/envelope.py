@@ -132,9 +132,27 @@ def encode(event: Event) -> bytes:
 
 def decode(value: bytes) -> Event:
     """Read an envelope; raises EnvelopeError and nothing else. `data` stays plain JSON."""
+    return event_of(load(value))
+
+
+def load(value: bytes) -> dict[str, Any]:
+    """The JSON object of an envelope, not yet looked at; raises EnvelopeError."""
     body = _load(value)
     if not isinstance(body, dict):
         raise EnvelopeError("a CloudEvent is a JSON object")
+    return body
+
+
+def head_of(body: dict[str, Any]) -> tuple[str, int, str]:
+    """(producer, sequence, type) of an event of ours: all that a reader needs of one that it passes over."""
+    kind = body.get("type")
+    if not isinstance(kind, str) or not kind:
+        raise EnvelopeError("type must be a non-empty string")
+    return _optional(body, "producer"), _sequence(body), kind
+
+
+def event_of(body: dict[str, Any]) -> Event:
+    """The event that the object is; raises EnvelopeError."""
     if body.get("specversion") != "1.0":
         raise EnvelopeError('specversion must be "1.0"')
     for name in _REQUIRED:

@@ -9,7 +9,7 @@ from typing import Literal
 
 from shared.events import catalogue
 from shared.events.catalogue import InvalidData, UnknownType
-from shared.events.envelope import EnvelopeError, Event, decode
+from shared.events.envelope import EnvelopeError, Event, decode, event_of, head_of, load
 from shared.events.runtime import RetryInput
 from shared.log.port import Record
 from shared.runtime.fold import RUNTIME_READS, is_own_fact, is_read, timer, timer_cause
@@ -98,25 +98,26 @@ def _inbox_work(rules: Rules, record: Record) -> Work:
 
 def _stream_work(rules: Rules, position: Position, record: Record, counters: Counter[str]) -> Work | None:
     try:
-        event = decode(record.value or b"")
+        body = load(record.value or b"")
+        producer, sequence, kind = head_of(body)
     except EnvelopeError as error:
         raise Unreadable(f"{_cause(record)} is not an event of ours: {error}") from error
-    last = position.seen.get(event.producer, 0)
-    if event.sequence <= last:
+    last = position.seen.get(producer, 0)
+    if sequence <= last:
         counters["suffix_dropped"] += 1
         return None
-    if event.sequence != last + 1:
+    if sequence != last + 1:
         raise Hole(
-            f"{_cause(record)}: {event.producer} continues with sequence {event.sequence} after {last}; "
+            f"{_cause(record)}: {producer} continues with sequence {sequence} after {last}; "
             "records of the stream are missing: stop the services and run `regulars log repair`"
         )
-    position.seen[event.producer] = event.sequence
-    if not is_read(rules, event.type):
-        _refuse_unknown_version(rules, event, record)
+    position.seen[producer] = sequence
+    if not is_read(rules, kind):
+        _refuse_unknown_version(rules, kind, record)
         return None
     try:
-        event = catalogue.read(event)
-    except (UnknownType, InvalidData) as error:
+        event = catalogue.read(event_of(body))
+    except (EnvelopeError, UnknownType, InvalidData) as error:
         raise Unreadable(f"{_cause(record)}: {error}; deploy readers before writers") from error
     if is_own_fact(rules, event):
         return None
@@ -125,9 +126,9 @@ def _stream_work(rules: Rules, position: Position, record: Record, counters: Cou
     return Work("event", event, _cause(record), event.recorded_at, record)
 
 
-def _refuse_unknown_version(rules: Rules, event: Event, record: Record) -> None:
-    name, _, version = event.type.rpartition(".v")
-    if catalogue.known(event.type) or not version.isdigit():
+def _refuse_unknown_version(rules: Rules, kind: str, record: Record) -> None:
+    name, _, version = kind.rpartition(".v")
+    if catalogue.known(kind) or not version.isdigit():
         return
     if any(read.rpartition(".v")[0] == name for read in rules.reads | RUNTIME_READS):
-        raise Unreadable(f"{_cause(record)}: {event.type} is newer than this release; deploy readers before writers")
+        raise Unreadable(f"{_cause(record)}: {kind} is newer than this release; deploy readers before writers")

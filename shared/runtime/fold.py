@@ -55,6 +55,8 @@ def needs_of(rules: Rules, event: Event, partition: int) -> Iterable[Need]:
     """The groups that folding or deciding this event may touch, the runtime's own included."""
     if event.type in RUNTIME_READS:
         yield Need(CLOCKS, (partition, event.tenant))
+        if event.type not in rules.reads:
+            return
     elif isinstance(event.data, InputParked | InputRetried):
         yield Need(PARKED, (event.data.topic, event.data.partition, event.data.offset))
     if event.request_key:

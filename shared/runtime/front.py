@@ -69,13 +69,17 @@ class Front:
     async def ask(self, event: Event, wait_seconds: float) -> Asked:
         """Append a request and wait for its outcome; with none in time, `outcome` is None and it is still decided.
 
-        A repeated request is answered from the recorded outcome, which may be of another body: compare `body_hash`.
+        A repeated request is answered from the recorded outcome, which may be of another body (compare `body_hash`) or
+        of another partition, whose own relay the log must have acknowledged.
         """
         partition, offset = await self.append(event)
         if not await self.wait(inbox={partition: offset + 1}, events={}, wait_seconds=wait_seconds):
             return Asked(partition, offset, None, 0)
         outcome = await self.outcome(event.tenant, event.request_key)
-        return Asked(partition, offset, outcome, self._reached[partition].published)
+        if outcome is None or outcome.partition == partition:
+            return Asked(partition, offset, outcome, self._reached[partition].published)
+        decided = await self.recall(event.tenant, event.request_key, wait_seconds)
+        return decided if decided is not None and decided.published else Asked(partition, offset, None, 0)
 
     async def outcome(self, tenant: str, key: str) -> RequestRow | None:
         """The recorded outcome of a request."""

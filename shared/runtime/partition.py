@@ -8,17 +8,18 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from shared.events.envelope import decode
+from shared.events.envelope import head_of, load
 from shared.log.port import EVENTS, At, Log, Reader, Record, inbox
 from shared.runtime.accept import DatabaseOlderThanLog, Unreadable, Work, accept, timers
 from shared.runtime.relay import Point, Relay, no_point
 from shared.runtime.store import Position, Reached, Sent, Store, StoreConflict, Transaction
-from shared.runtime.tables import Need, Rows
+from shared.runtime.tables import Kept, Need, Rows
 from shared.runtime.turn import Context, Failed, Turn
 
 CONFLICTS_MAX: Final = 50
 FLUSH_SECONDS: Final = 1.0
 IDLE_SECONDS: Final = 5.0
+KEPT_GROUPS_MAX: Final = 20_000
 SCAN_RECORDS: Final = 5_000
 
 
@@ -33,6 +34,8 @@ class Tuning:
     batch_max: int = 1_000
     """Records of one batch at the most."""
     lease_seconds: float = 10.0
+    linger_seconds: float = 0.005
+    """T: how long a batch without a request waits for more of the stream, so that small ones become one."""
     generation: int = 1
     """Of the inbox topics; raised by `regulars log copy`."""
 
@@ -71,17 +74,23 @@ class OwnedPartition:
         self._inbox, self._events = At(parts.inbox, self._q), At(EVENTS, self._q)
         self._relay = self.relay_class(parts.log, parts.store, self._q, self._tell, parts.counters, parts.point)
         self._reader: Reader
+        self._stream_first = 0
+        """Up to this offset the stream is read before any request: configuration and clocks stand there."""
         self._passed_over = 0
+        self._kept: Kept = {}
         self._next_due: datetime | None = None
         self._timers_ready = True
         self._flush_at = 0.0
+        self._lingers = False
+        """Something came while this partition was idle: when it is no request, more of the stream is worth a moment."""
 
     async def run(self) -> None:
         """Raises Stale, PartitionStopped, StoreError or LogError; ends quietly when `stopping` is set."""
         parts, position = self._parts, self.position
         await self._refuse_older_database()
         await self._relay.catch_up(position.offsets.get(self._inbox.topic, 0))
-        self._next_due = await parts.store.next_due(self._q)
+        if parts.context.rules.settles:
+            self._next_due = await parts.store.next_due(self._q)
         self._reader = await parts.log.reader(
             {at: position.offsets.get(at.topic, 0) for at in (self._inbox, self._events)}
         )
@@ -108,15 +117,22 @@ class OwnedPartition:
     async def _take(self) -> tuple[list[Record], list[Work]]:
         """Step 1: what is there: requests first, then the stream, then due timers, each with a minimum share."""
         most = self._parts.tuning.batch_max
+        if self.position.offsets.get(EVENTS, 0) < self._stream_first:
+            return await self._reader.take(self._events, most), []
         requests = await self._reader.take(self._inbox, max(1, most * 2 // 3))
+        if not requests and self._lingers:
+            await asyncio.sleep(self._parts.tuning.linger_seconds)
+            requests = await self._reader.take(self._inbox, max(1, most * 2 // 3))
+        self._lingers = False
         events = await self._reader.take(self._events, max(1, most - len(requests)))
         due: list[Work] = []
         now = self._parts.wall()
-        if self._timers_ready or (self._next_due is not None and self._next_due <= now):
+        waiting = self._timers_ready or (self._next_due is not None and self._next_due <= now)
+        if waiting and self._parts.context.rules.settles:
             share = max(1, most // 4)
             found = await self._parts.store.due(self._q, now, share)
             self._timers_ready = len(found) == share
-            if not self._timers_ready:
+            if not self._timers_ready and self._next_due is not None and self._next_due <= now:
                 self._next_due = await self._parts.store.next_due(self._q)
             due = timers(found)
         return requests + events, due
@@ -144,10 +160,12 @@ class OwnedPartition:
             for work in works:
                 work.unreadable = f"{type(park.error).__name__}: {park.error}"
         if not works:
+            inbox, before = self._inbox.topic, self.position.offsets
+            if position.offsets.get(inbox, 0) != before.get(inbox, 0):
+                self._relay.push((), position.offsets[inbox])
             self.position = position
             self._passed_over += len(records)
             parts.counters.update(counted)
-            self._relay.push((), position.offsets.get(self._inbox.topic, 0))
             self._tell()
             return
         await parts.point("batch.3")
@@ -177,28 +195,31 @@ class OwnedPartition:
     async def _transact(self, position: Position, works: Sequence[Work], counted: Counter[str], *, lock: bool) -> Turn:
         parts = self._parts
         counting = Counter[str]()
-        rows = Rows()
+        rows = Rows(self._kept)
         turn = Turn(parts.context, rows, position, counting)
         async with parts.store.transaction() as transaction:
             await parts.point("batch.2")
             await self._hold(transaction)
             await parts.point("batch.4")
-            await load(transaction, rows, turn.needs(works), lock=lock)
+            await load_rows(transaction, rows, turn.needs(works), lock=lock)
             turn.decide(works)
+            await parts.publish_keys()  # with no await before it, or another partition may seal with a key of this turn
             await parts.point("batch.5")
-            await parts.publish_keys()
-            await parts.point("batch.6")
             for table, changed in rows.changes():
                 if table.append_only:
                     await transaction.add(table, changed)
                 elif await transaction.save(table, changed) != len(changed):
                     raise StoreConflict(f"another partition wrote the same row of {table.name} first")
             await transaction.send(turn.outbox)
+            await parts.point("batch.6")
             await transaction.move(turn.position)
             await parts.point("batch.7")
         await parts.point("batch.committed")
         turn.position.version = self.position.version + 1
         self.position = turn.position
+        if len(self._kept) > KEPT_GROUPS_MAX:
+            self._kept.clear()
+        self._kept.update(rows.committed())
         counted.update(counting)
         return turn
 
@@ -233,6 +254,7 @@ class OwnedPartition:
         stop = asyncio.create_task(self.stopping.wait(), name="stop")
         try:
             await _first(arrival, stop)
+            self._lingers = arrival.done() and arrival.result()
         finally:
             await _end(arrival, stop)
 
@@ -252,10 +274,11 @@ class OwnedPartition:
         sent, self._relay.answered = await store.sent(self._q)
         targets = [At(EVENTS, target) for target in range(parts.context.partitions)]
         ends = await parts.log.ends(targets)
+        self._stream_first = ends[self._events]
         own = f"{parts.context.rules.worker}.{self._q}"
         for at in targets:
             known = sent.get(at.partition, Sent(0, 0))
-            beyond = await self._last_own(at, known.next_offset, ends[at], own)
+            beyond = await self._last_own(at, known, ends[at], own)
             committed = self.position.sequences.get(at.partition, 0)
             if beyond > committed:
                 await self._refuse_if_stale()
@@ -272,8 +295,14 @@ class OwnedPartition:
         if now is None or now.version != self.position.version:
             raise Stale(f"{self._parts.context.rules.worker}.{self._q}")
 
-    async def _last_own(self, at: At, start: int, end: int, own: str) -> int:
-        last = 0
+    async def _last_own(self, at: At, known: Sent, end: int, own: str) -> int:
+        """The last own sequence on a target. What that partition of this worker has read already is not read again."""
+        start, last = known.next_offset, 0
+        if start >= end:
+            return last
+        reading = await self._parts.store.position(at.partition)
+        if reading is not None and reading.offsets.get(EVENTS, 0) > start:
+            start, last = reading.offsets[EVENTS], reading.seen.get(own, 0)
         if start >= end:
             return last
         reader = await self._parts.log.reader({at: start})
@@ -284,9 +313,9 @@ class OwnedPartition:
                     await reader.wait(FLUSH_SECONDS)
                     continue
                 for record in records:
-                    event = decode(record.value or b"")
-                    if event.producer == own:
-                        last = max(last, event.sequence)
+                    producer, sequence, _ = head_of(load(record.value or b""))
+                    if producer == own:
+                        last = max(last, sequence)
                 start = records[-1].offset + 1
         finally:
             await reader.close()
@@ -307,7 +336,7 @@ async def _first(*tasks: asyncio.Task[Any]) -> None:
         task.result()
 
 
-async def load(transaction: Transaction, rows: Rows, needs: Iterable[Need], *, lock: bool = False) -> None:
+async def load_rows(transaction: Transaction, rows: Rows, needs: Iterable[Need], *, lock: bool = False) -> None:
     """Step 4: one query per table for all groups that are needed and not loaded yet, in a fixed order."""
     missing = rows.missing(needs)
     for table in sorted(missing, key=lambda table: table.name):

@@ -5,6 +5,7 @@ cannot read the live one, and compares every column of every state table. `rebui
 partition goes on, from the stream alone: the one way back from a lost or an older database.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -33,6 +34,8 @@ from shared.runtime.state import TABLES
 from shared.runtime.store import Position
 from shared.runtime.tables import Table
 
+RELAY_LOOK_SECONDS: Final = 0.05
+RELAY_LOOKS_MAX: Final = 400
 DIGEST_TABLE: Final = "select row_count, digest from digest_of($1)"
 SELECT_POSITIONS: Final = "select partition, version, offsets::text, seen::text, sequences::text from positions"
 SELECT_UNSENT: Final = """
@@ -114,12 +117,8 @@ async def positions(connection: Connection) -> dict[int, Position]:
 
 
 async def verify(database: Database, rules: Rules, log: Log) -> Proof:
-    """Replay up to where the worker is and compare. Raises NotProvable while its relay has not published all."""
-    async with _connect(database, database.worker) as live:
-        async with live.transaction(isolation="repeatable_read", readonly=True):
-            if await live.fetchval(SELECT_UNSENT):
-                raise NotProvable(f"{database.worker} has events that are not published yet: try again when it has")
-            at, before = await positions(live), await digests(live, rules)
+    """Replay up to where the worker is and compare. Waits for its relay; raises NotProvable when that takes long."""
+    at, before = await _snapshot(database, rules)
     bounds = Bounds(
         {q: position.offsets.get(EVENTS, 0) for q, position in at.items()},
         {
@@ -136,6 +135,19 @@ async def verify(database: Database, rules: Rules, log: Log) -> Proof:
     for name, (rows, digest) in before.items():
         proof.tables.append(TableProof(name, rows, digest, after[name][1]))
     return proof
+
+
+async def _snapshot(database: Database, rules: Rules) -> tuple[dict[int, Position], dict[str, tuple[int, str]]]:
+    """Positions and digests of one instant at which everything committed is published."""
+    async with _connect(database, database.worker) as live:
+        for _ in range(RELAY_LOOKS_MAX):
+            async with live.transaction(isolation="repeatable_read", readonly=True):
+                if not await live.fetchval(SELECT_UNSENT):
+                    return await positions(live), await digests(live, rules)
+            await asyncio.sleep(RELAY_LOOK_SECONDS)
+    raise NotProvable(
+        f"{database.worker} has events that are not published: start its worker, or try again when it is less busy"
+    )
 
 
 async def rebuild(database: Database, rules: Rules, log: Log) -> Replayed:

@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from itertools import groupby
 from typing import Final
 
@@ -11,6 +12,8 @@ from shared.runtime.store import OutboxRow, Sent, Store
 
 BACKLOG_ROWS: Final = 5_000
 WAITING_BYTES_MAX: Final = 16 * 1024 * 1024
+RECORD_SECONDS: Final = 0.1
+"""Acknowledgements are recorded at most this often; those who wait are told at once."""
 RETRY_SECONDS: Final = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 
 Point = Callable[[str], Awaitable[None]]
@@ -38,6 +41,7 @@ class Relay:
         self._queue: deque[tuple[Sequence[OutboxRow], int]] = deque()
         self._waiting_bytes = 0
         self._pushed, self._progressed = asyncio.Event(), asyncio.Event()
+        self._unrecorded, self._record_at, self._draining = False, 0.0, False
 
     async def catch_up(self, answered: int) -> None:
         """Publish what an earlier owner left; then the outcomes of inputs before `answered` are in the log."""
@@ -62,27 +66,50 @@ class Relay:
 
     async def drained(self) -> None:
         """Wait until everything pushed is acknowledged and recorded."""
-        while self._queue:
+        self._draining = True
+        self._pushed.set()
+        while self._queue or self._unrecorded:
             self._progressed.clear()
             await self._progressed.wait()
 
     async def run(self) -> None:
-        """Publish until cancelled."""
+        """Publish until cancelled; record at leisure what was acknowledged."""
+        loop = asyncio.get_running_loop()
         while True:
-            while not self._queue:
+            if self._unrecorded and (self._draining or loop.time() >= self._record_at):
+                await self._record()
+            if not self._queue:
                 self._pushed.clear()
-                await self._pushed.wait()
+                await self._more()
+                continue
             taken = list(self._queue)
             rows = [row for pushed, _ in taken for row in pushed]
             await self._publish(rows)
             self.answered = max(self.answered, taken[-1][1])
             self._told()
             await self._point("relay.acknowledged")
-            await self._store.record_sent(self._q, self.sent, self.answered)
+            if not self._unrecorded:
+                self._unrecorded, self._record_at = True, loop.time() + RECORD_SECONDS
             for _ in taken:
                 self._queue.popleft()
             self._waiting_bytes -= sum(len(row.value) for row in rows)
             self._progressed.set()
+
+    async def _more(self) -> None:
+        """Wait for the next push, or until what was acknowledged is to be recorded."""
+        if not self._unrecorded:
+            await self._pushed.wait()
+            return
+        left = 0.0 if self._draining else max(0.0, self._record_at - asyncio.get_running_loop().time())
+        with suppress(TimeoutError):
+            async with asyncio.timeout(left):
+                await self._pushed.wait()
+
+    async def _record(self) -> None:
+        """Where the next owner goes on. Without it, that one reads the stream a little further back."""
+        await self._store.record_sent(self._q, self.sent, self.answered)
+        self._unrecorded = False
+        self._progressed.set()
 
     async def _publish(self, rows: Iterable[OutboxRow]) -> None:
         for wave in _waves(rows):

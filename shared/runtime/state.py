@@ -81,7 +81,16 @@ class ClockRow(NamedTuple):
     at: datetime
 
 
-CLOCKS = Table("clocks", ClockRow, ("partition", "tenant"), ("partition", "tenant"), "others", LOAD_CLOCKS, SAVE_CLOCKS)
+CLOCKS = Table(
+    "clocks",
+    ClockRow,
+    ("partition", "tenant"),
+    ("partition", "tenant"),
+    "others",
+    LOAD_CLOCKS,
+    SAVE_CLOCKS,
+    kept=True,
+)
 
 LOAD_PARKED = """
 select topic, partition, "offset", tenant, reason, sealed, parked_at, readable_until, retried from parked

@@ -37,6 +37,9 @@ class Table(Generic[Row]):
     save: str = ""
     shared: bool = False
     append_only: bool = False
+    kept: bool = False
+    """Stays in memory with the partition that owns it: few rows that nearly every batch reads, of a group that begins
+    with or ends in the partition, so that nobody else writes them."""
     alive: Callable[[Row], bool] | None = None
     """The pure twin of a further condition in `load` (rows that no rule will read again are left out)."""
     key_of: Callable[[Row], Key] = field(init=False)
@@ -72,10 +75,17 @@ class NotLoaded(LookupError):
     """A rule touched a group that its `needs` did not name."""
 
 
+Kept = dict[tuple[str, Key], dict[Key, Any]]
+"""Groups of kept tables by (table, group): their rows by key."""
+
+
 class Rows:
     """The rows of one batch: what was loaded, as changed so far. Reading and putting are its only verbs."""
 
-    def __init__(self) -> None:
+    def __init__(self, kept: "Kept | None" = None) -> None:
+        """`kept`: groups of kept tables as of the last commit."""
+        self._kept: Kept = {} if kept is None else kept
+        self._kept_used: set[tuple[str, Key]] = set()
         self._groups: dict[tuple[str, Key], dict[Key, Any]] = {}
         self._changed: dict[str, dict[Key, Any]] = {}
         self._appended: dict[str, list[Any]] = {}
@@ -85,9 +95,20 @@ class Rows:
         """The needed groups that are not loaded yet, by table."""
         wanted: dict[Table[Any], set[Key]] = {}
         for table, group in needs:
-            if (table.name, group) not in self._groups:
-                wanted.setdefault(table, set()).add(group)
+            place = (table.name, group)
+            if place in self._groups:
+                continue
+            if table.kept:
+                self._kept_used.add(place)
+                if place in self._kept:
+                    self._groups[place] = dict(self._kept[place])
+                    continue
+            wanted.setdefault(table, set()).add(group)
         return wanted
+
+    def committed(self) -> "Kept":
+        """The groups of kept tables that this batch used, as they are now that it is committed."""
+        return {place: self._groups[place] for place in self._kept_used}
 
     def loaded(self, table: Table[Any], groups: Iterable[Key], rows: Iterable[Any]) -> None:
         """Take in what a load query returned for these groups; a group without rows is loaded and empty."""

@@ -138,14 +138,14 @@ class Turn:
             return
         if work.kind == "event":
             fold_other(self._rules, rows, event, self._q)
+            if event.type not in self._rules.reads:
+                return
         now = self._now(work)
         self._settle(event.tenant, event.subject, now)
         if work.kind == "timer":
             return
         if isinstance(event.data, RetryInput):
             self._retry(work, event.data, now)
-            return
-        if work.kind == "event" and event.type not in self._rules.reads:
             return
         if event.request_key and rows.get(REQUESTS, (event.tenant, event.request_key)) is not None:
             self.counters["duplicate_requests"] += 1

@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
 from typing import Final
@@ -17,6 +18,8 @@ from shared.runtime.turn import Context
 
 RESTART_SECONDS: Final = 0.5
 STOP_SECONDS: Final = 20.0
+ANNOUNCE_SECONDS: Final = 0.002
+"""After one announcement the next gathers what comes meanwhile; an answer waits no longer for it than this."""
 
 
 class Worker:
@@ -180,7 +183,8 @@ class Worker:
             partition.stopping.set()
         if self._running:
             await asyncio.wait([task for _, task in self._running.values()], timeout=STOP_SECONDS)
-        await self._store.retire(self.owner)
+        with suppress(StoreError):  # the leases end by themselves
+            await self._store.retire(self.owner)
 
     def _announce(self, reached: Reached) -> None:
         self._told[reached.partition] = reached
@@ -196,6 +200,7 @@ class Worker:
                 await self._store.announce(told)
             except StoreError:
                 self.counters["announcements_lost"] += 1
+            await asyncio.sleep(ANNOUNCE_SECONDS)
 
 
 def key_publisher(log: Log, keyring: Keyring) -> Callable[[], Awaitable[None]]:

@@ -33,8 +33,8 @@ class MemoryLogContent:
     records: dict[At, list[Record]] = field(default_factory=dict)
     starts: dict[At, int] = field(default_factory=dict)
     reports: dict[tuple[str, At], int] = field(default_factory=dict)
-    arrivals: dict[asyncio.Event, None] = field(default_factory=dict)
-    """One event per open reader, in the order of their opening, so that a seed always wakes them alike."""
+    arrivals: dict[asyncio.Event, Mapping[At, int]] = field(default_factory=dict)
+    """One event per open reader and what it reads, in the order of their opening: a seed always wakes them alike."""
 
     def end(self, at: At) -> int:
         """The offset that the next record will get; raises TopicUnsafe for an unknown partition."""
@@ -90,8 +90,9 @@ class MemoryLog:
         records = self._content.records[at]
         moment = max([self._clock(), *(record.appended_at for record in records[-1:])])
         records.extend(Record(at, base + nth, key, value, moment) for nth, (key, value) in enumerate(entries))
-        for arrival in self._content.arrivals:
-            arrival.set()
+        for arrival, reads in self._content.arrivals.items():
+            if at in reads:
+                arrival.set()
         await self._point("log.append.durable")
         return base
 
@@ -119,7 +120,7 @@ class MemoryReader:
         self._point = point
         self._positions = positions
         self._arrival = asyncio.Event()
-        content.arrivals[self._arrival] = None
+        content.arrivals[self._arrival] = positions
 
     async def wait(self, timeout_seconds: float) -> bool:
         await self._point("log.wait")

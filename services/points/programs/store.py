@@ -83,6 +83,7 @@ PROGRAM_VERSIONS = Table(
     "others",
     LOAD_PROGRAM_VERSIONS,
     SAVE_PROGRAM_VERSIONS,
+    kept=True,
 )
 
 LOAD_TENANTS = """
@@ -106,7 +107,14 @@ class TenantRow(NamedTuple):
 
 
 TENANTS = Table(
-    "tenants", TenantRow, ("tenant", "partition"), ("tenant", "partition"), "others", LOAD_TENANTS, SAVE_TENANTS
+    "tenants",
+    TenantRow,
+    ("tenant", "partition"),
+    ("tenant", "partition"),
+    "others",
+    LOAD_TENANTS,
+    SAVE_TENANTS,
+    kept=True,
 )
 
 LOAD_IDENTITIES = """

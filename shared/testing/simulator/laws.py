@@ -4,7 +4,7 @@ Each returns the breaches that it found, an empty list when the law holds. `shar
 what the stream shows by itself.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -26,7 +26,7 @@ class Answer(NamedTuple):
     at: At
     offset: int
     value: bytes
-    """The input as appended."""
+    """The input as appended; empty for an answer that was only asked for again."""
     event_id: str = ""
     outcome: str = ""
 
@@ -46,7 +46,7 @@ def check_answer(stream: Stream, records: Records, answer: Answer) -> list[Breac
     """Law 2, when an answer is given: the input and its outcome are in the log already."""
     breaches = []
     found = records.get(answer.at, ())
-    if answer.offset >= len(found) or found[answer.offset].value != answer.value:
+    if answer.value and (answer.offset >= len(found) or found[answer.offset].value != answer.value):
         breaches.append(Breach(2, f"{answer.key}: accepted at {answer.at} {answer.offset}, but it is not there"))
     outcome = stream.outcomes.get((answer.worker, answer.tenant, answer.key))
     if answer.event_id and (outcome is None or outcome.id != answer.event_id):
@@ -67,26 +67,35 @@ def check_answers_agree(answers: Iterable[Answer]) -> list[Breach]:
     return breaches
 
 
-def check_inbox(stream: Stream, worker: str, records: Iterable[Record]) -> list[Breach]:
-    """Law 2, when the inbox is drained: each record is applied, parked or a duplicate, and just one of them."""
+Known = Callable[[Event, Cause], bool]
+"""Whether this input, of this cause, is one that a worker has in effect decided on before."""
+
+
+def check_inbox(stream: Stream, worker: str, records: Iterable[Record], known: Known | None = None) -> list[Breach]:
+    """Law 2, when the inbox is drained: each record is applied, parked or a duplicate, and just one of them.
+
+    `known` tells duplicates of inputs that have no idempotency key.
+    """
     breaches = []
     caused = stream.caused.get(worker, {})
     for record in records:
         cause = Cause(record.at.topic, record.at.partition, record.offset)
         parked = cause in stream.parked
         applied = cause in caused and not parked
-        duplicate = not parked and _is_duplicate(stream, worker, record, cause)
+        duplicate = not parked and _is_duplicate(stream, worker, record, cause, known)
         if parked + applied + duplicate != 1:
             fates = {"applied": applied, "parked": parked, "duplicate": duplicate}
             breaches.append(Breach(2, f"input {cause} is {[name for name, is_so in fates.items() if is_so]}"))
     return breaches
 
 
-def _is_duplicate(stream: Stream, worker: str, record: Record, cause: Cause) -> bool:
+def _is_duplicate(stream: Stream, worker: str, record: Record, cause: Cause, known: Known | None) -> bool:
     try:
         asked = decode(record.value or b"")
     except EnvelopeError:
         return False
+    if known is not None and not asked.request_key:
+        return known(asked, cause)
     outcome = stream.outcomes.get((worker, asked.tenant, asked.request_key))
     return bool(asked.request_key) and outcome is not None and Cause.of(outcome.cause) != cause
 

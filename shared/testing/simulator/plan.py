@@ -26,6 +26,8 @@ class Plan:
     seed: int
     workers: int = 1
     """Processes of each worker, at first; a killed one comes back under a new name."""
+    apis: int = 2
+    """API processes of each worker."""
     partitions: int = 12
     batch_max: int = 1000
     requests: int = 100
@@ -42,10 +44,33 @@ class Plan:
     yield_chance: float = 0.0
     drop_chance: float = 0.0
     """Of an announcement: nobody hears it."""
+    repeat_chance: float = 0.0
+    """Of an append: the relay appends some of it again."""
     restart_seconds_max: float = 2 * LEASE_SECONDS
+    leaves_max: int = 0
+    """How often a worker process is asked to leave in order, as by SIGTERM."""
+    losses_max: int = 0
+    """How often a worker's database is lost and made again from the log."""
+    mishap_seconds_max: float = 20.0
+    """Between two of these."""
     crash_at: str = ""
     """A point at whose `crash_visit`-th visit a process dies, whatever the chances are."""
     crash_visit: int = 1
+
+
+POINTS: Final = (
+    *("batch.1", "batch.2", "batch.3", "batch.4", "batch.5", "batch.6", "batch.7", "batch.committed"),
+    *("log.append", "log.append.durable", "log.ends", "log.reader", "log.report", "log.take", "log.wait"),
+    *("relay.acknowledged", "relay.append", "store.add", "store.announce", "store.begin", "store.claim"),
+    *("store.claim.durable", "store.commit", "store.committed", "store.due", "store.hold", "store.listen"),
+    *("store.load", "store.move", "store.next_due", "store.now", "store.owners", "store.position", "store.reached"),
+    *("store.read", "store.record_sent", "store.record_sent.durable", "store.release", "store.release.durable"),
+    *("store.renew", "store.renew.durable", "store.retire", "store.retire.durable", "store.save", "store.send"),
+    *("store.sent", "store.unsent", "store.wait"),
+)
+"""Where a process may die. Each seed ends one at one of these, in turn, besides what its chances bring."""
+LEAVING: Final = frozenset({"store.retire", "store.retire.durable", "store.release", "store.release.durable"})
+"""Points that a run passes seldom: where workers leave, and where one has more partitions than its share."""
 
 
 def plan_of(seed: int, *, requests: int = 100) -> Plan:
@@ -64,6 +89,7 @@ def plan_of(seed: int, *, requests: int = 100) -> Plan:
     if draw.random() < CALM_CHANCE:
         return calm
     worse = draw.choice((0.3, 1.0, 3.0))
+    crash_at = POINTS[seed % len(POINTS)]
     return replace(
         calm,
         crash_chance=draw.choice((0.0, 0.0005, 0.002)) * worse,
@@ -74,6 +100,12 @@ def plan_of(seed: int, *, requests: int = 100) -> Plan:
         stalls_max=draw.randrange(1, 4),
         drop_chance=draw.choice((0.0, 0.1, 1.0)),
         restart_seconds_max=draw.choice((0.1, LEASE_SECONDS / 2, 2 * LEASE_SECONDS)),
+        repeat_chance=draw.choice((0.0, 0.02, 0.2)),
+        workers=3 if crash_at in LEAVING else calm.workers,
+        leaves_max=3 if crash_at in LEAVING else draw.choice((0, 1, 3)),
+        losses_max=draw.choice((0, 0, 1, 2)),
+        crash_at=crash_at,
+        crash_visit=1 if crash_at in LEAVING else draw.choice((1, 2, 8, 40)),
     )
 
 
@@ -110,6 +142,9 @@ class Tally:
     failed: Counter[str] = field(default_factory=Counter)
     stalled: Counter[str] = field(default_factory=Counter)
     dropped: int = 0
+    repeated: int = 0
+    left: int = 0
+    lost: int = 0
 
     def add(self, other: "Tally") -> None:
         self.passed += other.passed
@@ -117,6 +152,9 @@ class Tally:
         self.failed += other.failed
         self.stalled += other.stalled
         self.dropped += other.dropped
+        self.repeated += other.repeated
+        self.left += other.left
+        self.lost += other.lost
 
     def unhit(self) -> list[str]:
         """Points that were passed but at which no process has died yet."""
@@ -172,6 +210,13 @@ class Faults:
         lost = not self._healed and self._draw.random() < self.plan.drop_chance
         self.tally.dropped += lost
         return lost
+
+    def repeats(self, entries: int) -> int:
+        """How many of so many entries just appended, the last ones, the relay appends again."""
+        if self._healed or self._draw.random() >= self.plan.repeat_chance:
+            return 0
+        self.tally.repeated += 1
+        return self._draw.randint(1, entries)
 
     def restart_seconds(self) -> float:
         """How long a killed process stays away."""

@@ -53,6 +53,13 @@ class Accepted(NamedTuple):
     event: Event
 
 
+def name_of(fact: Event) -> str:
+    """What no second fact may be called: its id, and where that is a sender's all that tells it from others."""
+    if fact.source == f"/{fact.producer.partition('.')[0]}":
+        return fact.id
+    return f"{fact.tenant} {fact.source} {fact.id} {fact.type} {fact.cause}"
+
+
 @dataclass
 class Stream:
     """All that was read of the stream so far. `read` returns what breaks a law by itself."""
@@ -60,13 +67,15 @@ class Stream:
     partitions: int
     letters_resent: bool = False
     """After a rebuild, letters may stand there again under new sequences."""
+    timeless: frozenset[str] = frozenset()
+    """Workers whose subjects have no time of their own (`Rules.settles` is False)."""
     accepted: list[list[Accepted]] = field(init=False)
     """By partition, in order."""
     ends: list[int] = field(init=False)
     repeated: int = 0
     """Records of a relay's repeated suffix."""
     facts: dict[str, Accepted] = field(default_factory=dict)
-    """By event id."""
+    """By `name_of`."""
     outcomes: dict[tuple[str, str, str], Event] = field(default_factory=dict)
     """By worker, tenant and idempotency key."""
     caused: dict[str, dict[Cause, list[Event]]] = field(default_factory=dict)
@@ -87,6 +96,10 @@ class Stream:
     def stands(self, partition: int, offset: int) -> bool:
         """Whether the record at this offset counts, and is no repetition."""
         return offset in self._standing[partition]
+
+    def last(self, producer: str, partition: int) -> int:
+        """The last sequence of a producer on a partition, 0 for none."""
+        return self._last.get((producer, partition), 0)
 
     def read(self, records: Iterable[Record]) -> list[Breach]:
         """Take in the next records of one partition."""
@@ -145,9 +158,10 @@ class Stream:
         event, breaches = accepted.event, list[Breach]()
         worker, _, producer_partition = event.producer.partition(".")
         cause = Cause.of(event.cause)
-        if event.id in self.facts:
+        name = name_of(event)
+        if name in self.facts:
             breaches.append(Breach(2, f"{event.type} {event.id} of {event.cause} is recorded twice"))
-        self.facts[event.id] = accepted
+        self.facts[name] = accepted
         if cause.offset >= 0:
             self.caused.setdefault(worker, {}).setdefault(cause, []).append(event)
             if cause.partition != int(producer_partition):
@@ -169,6 +183,8 @@ class Stream:
         subject = (worker, event.tenant, event.subject)
         if event.recorded_at is None:
             return [Breach(2, f"fact {event.id} has no recorded time")]
+        if worker in self.timeless:
+            return []
         before = self._nows.get(subject, event.recorded_at)
         self._nows[subject] = max(before, event.recorded_at)
         if event.recorded_at < before:

@@ -52,7 +52,8 @@ def opening(start: datetime) -> list[Ask]:
 def work_of(seed: int, count: int, start: datetime) -> list[Ask]:
     """`count` asks in the order in which callers begin them.
 
-    One in ten repeats an earlier key, some of these with another body.
+    One in ten repeats an earlier key, some of these with another body or of another contact. A nickname is wanted by
+    several contacts at once.
     """
     draw = Random(f"{seed}/work")
     clock = _clock(start)
@@ -61,8 +62,12 @@ def work_of(seed: int, count: int, start: datetime) -> list[Ask]:
         if asks and draw.random() < 0.1:
             asks.append(_again(draw, asks))
         else:
-            asks.append(_fresh(draw, f"k{number}", start, clock))
-    return asks
+            fresh = _fresh(draw, f"k{number}", start, clock)
+            asks.append(fresh)
+            if isinstance(fresh.data, Nickname):
+                rivals = draw.sample(CONTACTS, 3)
+                asks += [fresh._replace(key=f"k{number}-{rival}", subject=rival) for rival in rivals]
+    return asks[:count]
 
 
 def _clock(start: datetime) -> Iterator[datetime]:
@@ -72,7 +77,9 @@ def _clock(start: datetime) -> Iterator[datetime]:
 
 
 def _again(draw: Random, asks: list[Ask]) -> Ask:
-    earlier = draw.choice(asks)
+    earlier = draw.choice(asks[-2:] if draw.random() < 0.6 else asks)
+    if draw.random() < 0.3 and earlier.worker == OWNER and earlier.subject != TENANT_SUBJECT:
+        return earlier._replace(subject=draw.choice(CONTACTS))
     if draw.random() < 0.2 and isinstance(earlier.data, Withdraw | Deposit):
         return earlier._replace(data=earlier.data.model_copy(update={"amount": earlier.data.amount + 1}))
     return earlier
@@ -95,7 +102,7 @@ def _fresh(draw: Random, key: str, start: datetime, clock: Iterator[datetime]) -
         case "transfer":
             return Ask(OWNER, tenant, subject, key, Transfer(to=draw.choice(CONTACTS), amount=draw.randint(1, 500)))
         case "nickname":
-            return Ask(OWNER, tenant, subject, key, Nickname(nickname=f"{mark}-{draw.randint(1, 3)}"))
+            return Ask(OWNER, tenant, subject, key, Nickname(nickname=f"{mark}-{draw.randint(1, 40)}"))
         case "rate":
             begins = start + timedelta(seconds=draw.randint(0, 60))
             return Ask(OWNER, tenant, TENANT_SUBJECT, key, SetRate(percent=draw.randint(0, 9), effective_from=begins))
