@@ -23,8 +23,7 @@ from shared.http.serve import Background
 from shared.keyring import Keyring
 from shared.log.lanes import Lanes
 from shared.log.open import open_log
-from shared.log.port import EVENTS, KEYS, Log, LogError, Topic, inbox
-from shared.log.postgres import PostgresLog
+from shared.log.port import EVENTS, KEYS, Log, Topic, inbox
 from shared.runtime.front import Front
 from shared.runtime.migrations import migrate_worker
 from shared.runtime.partition import Tuning
@@ -32,7 +31,6 @@ from shared.runtime.postgres_session import LOST
 from shared.runtime.postgres_store import PostgresStore
 from shared.runtime.proof import Database
 from shared.runtime.rules import Rules
-from shared.runtime.store import StoreError
 from shared.runtime.turn import Context
 from shared.runtime.worker import Worker, key_publisher
 from shared.sealing import MasterKey
@@ -41,7 +39,6 @@ from shared.settings import Settings
 INBOX_RETENTION_DAYS: Final = 30
 CREDENTIALS_SQL: Final = Path(__file__).parent / "http" / "sql"
 CREDENTIALS_REFRESH_SECONDS: Final = 5.0
-MAINTENANCE_SECONDS: Final = 3600.0
 
 
 @dataclass(frozen=True)
@@ -95,20 +92,9 @@ async def opened_log(settings: Settings, services: Sequence[Service]) -> AsyncIt
         wanted = topics(services, settings.inbox_generation)
         await log.set_up(wanted)
         await log.check(wanted)
-        trimming = asyncio.create_task(_trim(log), name="trim") if isinstance(log, PostgresLog) else None
         yield log
-        if trimming is not None:
-            trimming.cancel()
     finally:
         await log.close()
-
-
-async def _trim(log: PostgresLog) -> None:
-    """Empty the letterboxes of what is past its retention, now and every hour; Kafka does it by itself."""
-    while True:
-        with suppress(LogError):
-            await log.trim()
-        await asyncio.sleep(MAINTENANCE_SECONDS)
 
 
 async def migrate(service: Service, settings: Settings) -> list[str]:
@@ -132,7 +118,7 @@ def owner_name() -> str:
 async def opened_workers(
     service: Service, settings: Settings, log: Log, *, partitions: int, tuning: Tuning | None = None
 ) -> AsyncIterator[list[Worker]]:
-    """The service's workers, ready to run; their outboxes are kept in shape, their stores close at the end."""
+    """The service's workers, ready to run: their stores close at the end."""
     master = MasterKey(settings.master_key)
     tuning = tuning or Tuning(generation=settings.inbox_generation)
     async with AsyncExitStack() as stack:
@@ -140,21 +126,12 @@ async def opened_workers(
         for plan in service.workers:
             store = await PostgresStore.open(settings.database_url, plan.name)
             stack.push_async_callback(store.close)
-            stack.callback(asyncio.create_task(_maintain(store), name=f"maintain {plan.name}").cancel)
             keyring = Keyring(master, os.urandom, lambda: datetime.now(UTC))
             context = Context(plan.rules(master), keyring.seal_model, keyring.seal, partitions)
             publish = key_publisher(log, keyring)
             name = f"{plan.name}@{owner_name()}"
             workers.append(Worker(context, log, store, name, publish_keys=publish, tuning=tuning))
         yield workers
-
-
-async def _maintain(store: PostgresStore) -> None:
-    """Make the outbox's next parts and drop those that are old and sent, now and every hour."""
-    while True:
-        with suppress(StoreError):
-            await store.maintain()
-        await asyncio.sleep(MAINTENANCE_SECONDS)
 
 
 def in_background(worker: Worker) -> Background:

@@ -59,9 +59,10 @@ async def caught_up(front: Front, after: PositionToken, wait_seconds: float) -> 
     """Wait until the worker has reached `after`. Raises NotCaughtUp, BadPosition (ahead of the log, or a position
     that only another service can await)."""
     inbox = after.inboxes.get(front.worker, {})
-    if after.inboxes and not inbox and not after.events:
-        others = ", ".join(sorted(after.inboxes))
-        raise BadPosition(f"Only {others} can await this position: ask there for the stream's position first.")
+    if others := sorted(after.inboxes.keys() - {front.worker}):
+        raise BadPosition(
+            f"Only {', '.join(others)} can await this position: ask there for the stream's position first."
+        )
     try:
         if await front.wait(inbox=inbox, events=after.events, wait_seconds=wait_seconds):
             return
@@ -101,7 +102,7 @@ async def ask(front: Front, question: Question) -> Answered:
     position = PositionToken({front.worker: {asked.partition: asked.offset + 1}})
     if asked.outcome is None:
         raise StillDeciding(question.location, position)
-    return answered(asked, question.body_hash, position.merge(PositionToken({}, {asked.partition: asked.published})))
+    return answered(asked, question.body_hash, PositionToken({}, {asked.partition: asked.published}))
 
 
 def answered(asked: Asked, body_hash: str, position: PositionToken) -> Answered:
@@ -140,7 +141,7 @@ async def recalled(front: Front, tenant: str, key: str, wait_seconds: float, *, 
     assert asked.outcome is not None
     if not asked.published:
         raise NotCaughtUp("It is decided, but the log has not acknowledged it yet; try again.")
-    position = PositionToken({front.worker: {asked.partition: asked.offset + 1}}, {asked.partition: asked.published})
+    position = PositionToken({}, {asked.partition: asked.published})
     return answered(asked, asked.outcome.body_hash, position)
 
 

@@ -6,7 +6,7 @@ flight per partition, a producer thrown away at its first failure, readers that 
 
 import asyncio
 import contextlib
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -20,6 +20,9 @@ from shared.log.port import At, Entry, LogError, LogUnavailable, Topic, refuse_e
 
 REQUEST_SECONDS: Final = 10.0
 APPEND_SECONDS: Final = 30.0
+
+Query = Callable[[AIOKafkaConsumer, list[TopicPartition]], Coroutine[Any, Any, dict[TopicPartition, int]]]
+"""One of the consumer's questions about offsets."""
 
 
 class KafkaLog:
@@ -60,6 +63,12 @@ class KafkaLog:
         return reader
 
     async def ends(self, at: Sequence[At]) -> dict[At, int]:
+        return await self._offsets(at, AIOKafkaConsumer.end_offsets)
+
+    async def starts(self, at: Sequence[At]) -> dict[At, int]:
+        return await self._offsets(at, AIOKafkaConsumer.beginning_offsets)
+
+    async def _offsets(self, at: Sequence[At], asked: Query) -> dict[At, int]:
         partitions = {TopicPartition(*one): one for one in at}
         async with self._querying:
             if self._queries is None:
@@ -70,8 +79,8 @@ class KafkaLog:
                 )
                 await self._reach(_started(queries))
                 self._queries = queries
-            found = await self._reach(self._queries.end_offsets(list(partitions)))
-        return {partitions[partition]: end for partition, end in found.items()}
+            found = await self._reach(asked(self._queries, list(partitions)))
+        return {partitions[partition]: offset for partition, offset in found.items()}
 
     async def report(self, group: str, positions: Mapping[At, int]) -> None:
         """Commit into a group without members: lag tools and KEDA see it."""

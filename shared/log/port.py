@@ -138,6 +138,10 @@ class Log(Protocol):
         """The offset that the next record of each partition will get."""
         ...
 
+    async def starts(self, at: Sequence[At]) -> dict[At, int]:
+        """The offset of the first record that is still kept; where none is, that of the next one."""
+        ...
+
     async def report(self, group: str, positions: Mapping[At, int]) -> None:
         """Publish how far a group has read, for lag tools only; nothing depends on it."""
         ...

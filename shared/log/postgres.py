@@ -207,9 +207,15 @@ class PostgresLog:
         return PostgresReader(self._read, self._watch, waiter, places, gaps)
 
     async def ends(self, at: Sequence[At]) -> dict[At, int]:
+        return {one: extent.end for one, extent in (await self._extents_of(at)).items()}
+
+    async def starts(self, at: Sequence[At]) -> dict[At, int]:
+        return {one: extent.start for one, extent in (await self._extents_of(at)).items()}
+
+    async def _extents_of(self, at: Sequence[At]) -> dict[At, Extent]:
         places = {one: Place((await self._topic(one.topic)).topic_id, one.partition) for one in at}
         found = await self._watch.refresh(places.values())
-        return {one: found[place].end for one, place in places.items()}
+        return {one: found[place] for one, place in places.items()}
 
     REPORT = """
     insert into regulars_log.reports (group_name, topic_id, partition, next_offset, reported_at)

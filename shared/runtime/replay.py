@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 from shared.events import catalogue
 from shared.events.envelope import Event, decode, encode, event_id
-from shared.log.port import EVENTS, At, Log, Record
+from shared.log.port import EVENTS, At, Log, Record, TopicUnsafe
 from shared.runtime.accept import Hole
 from shared.runtime.fold import fold_other, fold_own, is_own_fact, is_read, needs_of
 from shared.runtime.partition import load_rows
@@ -57,7 +57,7 @@ class Survey:
 
     sequences: dict[tuple[str, int], int] = field(default_factory=dict)
     offsets: dict[int, dict[str, int]] = field(default_factory=dict)
-    """Next offset by worker partition and input topic: past the last cause on the stream."""
+    """Next offset by worker partition and input topic: no input before it has an outcome that the stream lacks."""
     letters: set[tuple[int, str]] = field(default_factory=set)
     """(target, id) of the worker's letters that are on the stream."""
     ends: dict[int, int] = field(default_factory=dict)
@@ -134,17 +134,40 @@ async def stream_ends(log: Log, partitions: int) -> dict[int, int]:
 async def survey(rules: Rules, log: Log, partitions: int) -> Survey:
     """Read the whole stream for what this worker's producers wrote."""
     found = Survey(ends=await stream_ends(log, partitions))
+    caused: Caused = {}
     for target in range(partitions):
         async for records in read_all(log, At(EVENTS, target), found.ends[target]):
             for record in records:
                 event = decode(record.value or b"")
                 worker, _, partition = event.producer.partition(".")
                 if worker == rules.worker:
-                    _note(found, event, int(partition), target)
+                    _note(found, caused, event, int(partition), target)
+    for (q, topic), reached in caused.items():
+        found.offsets.setdefault(q, {})[topic] = await _goes_on(rules, log, At(topic, q), reached, partitions)
     return found
 
 
-def _note(found: Survey, event: Event, partition: int, target: int) -> None:
+async def _goes_on(rules: Rules, log: Log, at: At, reached: dict[int, int], partitions: int) -> int:
+    """The first input that is decided (again).
+
+    A relay publishes in order on each target and on several at once: where a worker's facts go to other partitions, an
+    input before the last cause of one target may lack its facts on another. From the least of the targets on, inputs
+    are read again as far as they are kept; those that were decided are duplicates.
+    """
+    if rules.settles or at.topic == EVENTS:
+        return max(reached.values())
+    least = min(reached.get(target, 0) for target in range(partitions))
+    try:
+        return max(least, (await log.starts([at]))[at])
+    except TopicUnsafe:  # an inbox of an earlier generation, which is not read any more
+        return max(reached.values())
+
+
+Caused = dict[tuple[int, str], dict[int, int]]
+"""By worker partition and input topic, the offset after the last cause of an event on each target."""
+
+
+def _note(found: Survey, caused: Caused, event: Event, partition: int, target: int) -> None:
     key = (event.producer, target)
     found.sequences[key] = max(found.sequences.get(key, 0), event.sequence)
     if catalogue.find(event.type).kind == "letter":
@@ -152,8 +175,8 @@ def _note(found: Survey, event: Event, partition: int, target: int) -> None:
     topic, _, rest = event.cause.partition("/")
     if topic != "timer":
         offset = int(rest.split("/")[1]) + 1
-        offsets = found.offsets.setdefault(partition, {})
-        offsets[topic] = max(offsets.get(topic, 0), offset)
+        reached = caused.setdefault((partition, topic), {})
+        reached[target] = max(reached.get(target, 0), offset)
 
 
 async def replay(

@@ -19,7 +19,7 @@ from shared.log.port import BATCH_BYTES_MAX, PARTITIONS, partition_of
 from shared.runtime.accept import Work
 from shared.runtime.fold import RUNTIME_READS, fold_other, fold_own, needs_of, timer, timer_cause
 from shared.runtime.rules import Draft, Input, Refused, Rules
-from shared.runtime.state import CLOCKS, REQUESTS, SUBJECTS
+from shared.runtime.state import CLOCKS, PARKED, REQUESTS, SUBJECTS
 from shared.runtime.store import OutboxRow, Position
 from shared.runtime.tables import Need, Rows
 
@@ -110,6 +110,8 @@ class Turn:
     def park(self, work: Work, reason: str) -> None:
         """Record that this inbox record waits for a person, with its bytes sealed under a key of its own."""
         event = self._parked(work, reason)
+        if self.rows.get(PARKED, (event.data.topic, event.data.partition, event.data.offset)) is not None:
+            return  # an inbox that is read again after a rebuild
         self._group += 1
         self.counters["parked"] += 1
         self._record(event, catalogue.type_of(event.data), self._q)

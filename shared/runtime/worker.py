@@ -9,7 +9,7 @@ from itertools import groupby
 from typing import Final
 
 from shared.keyring import Keyring
-from shared.log.port import At, Log, LogError, partition_of
+from shared.log.port import Log, LogError, partition_of
 from shared.runtime.accept import PartitionStopped
 from shared.runtime.partition import OwnedPartition, Parts, Stale, Tuning
 from shared.runtime.relay import Point, no_point
@@ -83,11 +83,8 @@ class Worker:
             while not self._stopping.is_set():
                 try:
                     await self._lease()
-                    await self._report()
                 except StoreError:
                     self.counters["store_unavailable"] += 1
-                except LogError:
-                    self.counters["log_unavailable"] += 1
                 await self._pause()
                 if announcer.done():
                     announcer.result()
@@ -96,14 +93,6 @@ class Worker:
             announcer.cancel()
             for _, task in self._running.values():
                 task.cancel()
-
-    async def _report(self) -> None:
-        """Tell lag tools how far this worker is, under its own name."""
-        positions: dict[At, int] = {}
-        for q, (partition, _) in self._running.items():
-            positions |= {At(topic, q): offset for topic, offset in partition.position.offsets.items()}
-        if positions:
-            await self._log.report(self._context.rules.worker, positions)
 
     async def _pause(self) -> None:
         """Until the leases need renewing, something ended, or stop."""

@@ -106,6 +106,10 @@ class MemoryLog:
         await self._point("log.ends")
         return {one: self._content.end(one) for one in at}
 
+    async def starts(self, at: Sequence[At]) -> dict[At, int]:
+        await self._point("log.starts")
+        return {one: self._content.starts[one] for one in at}
+
     async def report(self, group: str, positions: Mapping[At, int]) -> None:
         await self._point("log.report")
         self._content.reports.update({(group, at): position for at, position in positions.items()})

@@ -1,5 +1,6 @@
 """The door's API when something behind it stands still: nothing accepted is lost, and no answer says too much."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -175,6 +176,9 @@ async def test_a_decision_that_the_log_has_not_acknowledged_is_known(stack: Stac
     assert (await shop.post("/v1/events", json=bought())).json()["status"] == "recorded"
     topic = stack.access["contacts"].fronts["door"].inbox_topic
     connection = await asyncpg.connect(stack.settings.database_url)
+    async with asyncio.timeout(10):
+        while await find_unpublished(connection, topic):  # what is acknowledged is recorded at leisure
+            await asyncio.wait((asyncio.get_running_loop().create_future(),), timeout=0.02)
     undone = connection.transaction()
     await undone.start()
     try:

@@ -48,6 +48,7 @@ async def test_partitions_have_orders_and_offsets_of_their_own(log: Log, stream:
     other = At(stream.topic, 0)
     assert [await log.append(at, [entry(1)]) for at in (stream, other, stream)] == [0, 0, 1]
     assert await log.ends([stream, other]) == {stream: 2, other: 1}
+    assert await log.starts([stream, other]) == {stream: 0, other: 0}
 
 
 async def test_a_reader_resumes_from_any_offset(log: Log, stream: At) -> None:

@@ -77,6 +77,7 @@ async def test_a_lost_start_and_a_lost_tail_are_missing(content: MemoryLogConten
     content.trim(AT, 1)
     content.cut(AT, 4)
     assert await log.ends([AT]) == {AT: 4}
+    assert await log.starts([AT]) == {AT: 1}
     for reader in (readers[0], readers[2]):
         assert await reader.wait(1)
         with pytest.raises(OffsetMissing):

@@ -55,6 +55,9 @@ class PlainSequenceLog:
     async def ends(self, at: Sequence[At]) -> dict[At, int]:
         return dict.fromkeys(at, 0)
 
+    async def starts(self, at: Sequence[At]) -> dict[At, int]:
+        return dict.fromkeys(at, 0)
+
     async def report(self, group: str, positions: Mapping[At, int]) -> None:
         """Tells nobody."""
 

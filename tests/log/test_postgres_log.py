@@ -175,6 +175,7 @@ async def test_a_letterbox_is_trimmed_and_the_stream_is_not(
     assert await log.trim() == 4
     assert await log.trim() == 0
     stream, inbox, keys = places
+    assert await log.starts(places) == {stream: 0, inbox: 4, keys: 0}
     assert len(await read(log, stream, 10)) == 10
     assert len(await read(log, keys, 10)) == 10
     assert values(await read(log, inbox, 6, 4)) == [str(nth) for nth in range(4, 10)]

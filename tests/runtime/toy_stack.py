@@ -48,7 +48,15 @@ class Running:
     async def ask(self, worker: str, tenant: str, subject: str, key: str, data: Data) -> Asked:
         """Ask and wait for the outcome."""
         event = Event(
-            key, "/test", type_of(data).name, tenant, subject, EPOCH, data, request_key=key, request_hash=str(hash(data))
+            key,
+            "/test",
+            type_of(data).name,
+            tenant,
+            subject,
+            EPOCH,
+            data,
+            request_key=key,
+            request_hash=str(hash(data)),
         )
         asked = await self.fronts[worker].ask(event, 20)
         assert asked.outcome is not None, f"{data} was not decided in time: {[w.alarms for w in self.workers]}"
