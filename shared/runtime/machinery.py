@@ -47,8 +47,15 @@ returning version, offsets, seen, sequences
 """
 
 
+CLAIM_WAIT_MILLISECONDS_MAX = 250
+BOUND_WAIT = "select set_config('lock_timeout', $1, true)"
+
+
 async def claim(connection: Connection, owner: str, partition: int, lease_seconds: float) -> Position | None:
-    record = await connection.fetchrow(CLAIM, partition, owner, lease_seconds)
+    """Waits but a little for a batch of the last owner: a stopped one must not cost us our other leases."""
+    async with connection.transaction():
+        await connection.fetchval(BOUND_WAIT, f"{max(1, min(CLAIM_WAIT_MILLISECONDS_MAX, int(lease_seconds * 1000 / 40)))}ms")
+        record = await connection.fetchrow(CLAIM, partition, owner, lease_seconds)
     return None if record is None else _position(partition, record)
 
 
@@ -183,7 +190,7 @@ with told as (
 insert into relays (partition, target, sequence, next_offset)
 select $1, acknowledged.* from unnest($2::int[], $3::bigint[], $4::bigint[]) as acknowledged
 on conflict (partition, target) do update set sequence = excluded.sequence, next_offset = excluded.next_offset
-where relays.sequence < excluded.sequence
+where (relays.sequence, relays.next_offset) < (excluded.sequence, excluded.next_offset)
 """
 
 

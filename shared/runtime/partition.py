@@ -88,6 +88,8 @@ class OwnedPartition:
         """Raises Stale, PartitionStopped, StoreError or LogError; ends quietly when `stopping` is set."""
         parts, position = self._parts, self.position
         await self._refuse_older_database()
+        if self.stopping.is_set():
+            return
         await self._relay.catch_up(position.offsets.get(self._inbox.topic, 0))
         if parts.context.rules.settles:
             self._next_due = await parts.store.next_due(self._q)
@@ -277,6 +279,8 @@ class OwnedPartition:
         self._stream_first = ends[self._events]
         own = f"{parts.context.rules.worker}.{self._q}"
         for at in targets:
+            if self.stopping.is_set():
+                return
             known = sent.get(at.partition, Sent(0, 0))
             beyond = await self._last_own(at, known, ends[at], own)
             committed = self.position.sequences.get(at.partition, 0)

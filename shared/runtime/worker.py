@@ -16,7 +16,8 @@ from shared.runtime.relay import Point, no_point
 from shared.runtime.store import Reached, Store, StoreError
 from shared.runtime.turn import Context
 
-RESTART_SECONDS: Final = 0.5
+RESTART_SECONDS: Final = 0.1
+FAILURES_COUNTED_MAX: Final = 8
 STOP_SECONDS: Final = 20.0
 ANNOUNCE_SECONDS: Final = 0.002
 """After one announcement the next gathers what comes meanwhile; an answer waits no longer for it than this."""
@@ -48,6 +49,8 @@ class Worker:
         self._tuning = tuning or Tuning()
         self._stopping = asyncio.Event()
         self._running: dict[int, tuple[OwnedPartition, asyncio.Task[None]]] = {}
+        self._failed, self._failures = False, 0
+        """Whether a partition ended by a fault since the last look, and how many looks in a row found that."""
         self._wall = (datetime.min.replace(tzinfo=UTC), 0.0)
         self._told: dict[int, Reached] = {}
         self._tell = asyncio.Event()
@@ -90,12 +93,18 @@ class Worker:
                     announcer.result()
             await self._leave()
         finally:
-            announcer.cancel()
-            for _, task in self._running.values():
+            left = [announcer, *(task for _, task in self._running.values())]
+            for task in left:
                 task.cancel()
+            await asyncio.gather(*left, return_exceptions=True)
 
     async def _pause(self) -> None:
-        """Until the leases need renewing, something ended, or stop."""
+        """Until the leases need renewing, something ended, or stop; longer when partitions fail again and again."""
+        if self._failures:
+            patience = min(self._tuning.lease_seconds / 4, RESTART_SECONDS * 2 ** (self._failures - 1))
+            with suppress(TimeoutError):
+                async with asyncio.timeout(patience):
+                    await self._stopping.wait()
         waiting = [asyncio.ensure_future(self._stopping.wait()), *(task for _, task in self._running.values())]
         short = len(self._running) == 0 or any(task.done() for _, task in self._running.values())
         await asyncio.wait(
@@ -113,8 +122,10 @@ class Worker:
         """
         held = await self._store.renew(self.owner, self._tuning.lease_seconds)
         self._wall = (await self._store.now(), asyncio.get_running_loop().time())
+        self._failed = False
         for q in list(self._running):
             self._reap(q, lost=q not in held)
+        self._failures = min(self._failures + 1, FAILURES_COUNTED_MAX) if self._failed else 0
         live, holders = await self._store.owners(self._tuning.lease_seconds)
         share = -(-self._context.partitions // max(1, len(live | {self.owner})))
         surplus = [q for q in self.owned() if q not in self.alarms][share:]
@@ -149,8 +160,11 @@ class Worker:
             del self._running[q]
             error = None if task.cancelled() else task.exception()
             match error:
-                case None | Stale() | StoreError() | LogError():
+                case None | Stale():
                     self.counters["restarted"] += 1
+                case StoreError() | LogError():
+                    self.counters["restarted"] += 1
+                    self._failed = True
                 case PartitionStopped():
                     self.alarms[q] = f"{type(error).__name__}: {error}"
                     self.counters["alarms"] += 1
