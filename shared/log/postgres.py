@@ -23,6 +23,7 @@ from shared.log.port import (
     TopicUnsafe,
     refuse_entries,
 )
+from shared.log.postgres_appender import APPEND_GROUP, GroupAppender
 from shared.log.postgres_reader import PostgresReader
 from shared.log.postgres_watch import CONNECTION_ERRORS, Extent, Place, Waiter, Watch
 
@@ -67,6 +68,7 @@ class PostgresLog:
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
         self._opening = asyncio.Lock()
         self._topics: dict[str, _Known] = {}
+        self._appender = GroupAppender(self._append_group)
         self._watch = Watch(self._connect_watch, self._extents)
 
     CREATE_SCHEMA = """
@@ -145,20 +147,6 @@ class PostgresLog:
         if wrong:
             raise TopicUnsafe("; ".join(wrong))
 
-    APPEND = """
-    with head as (
-        update regulars_log.heads
-        set next_offset = next_offset + cardinality($3::bytea[]),
-            appended_at = greatest(appended_at, clock_timestamp())
-        where topic_id = $1 and partition = $2
-        returning next_offset - cardinality($3::bytea[]) as base, appended_at
-    ), added as (
-        insert into regulars_log.records (topic_id, partition, "offset", key, value, appended_at)
-        select $1, $2, head.base + entry.nth - 1, entry.key, entry.value, head.appended_at
-        from head, unnest($3::bytea[], $4::bytea[]) with ordinality as entry (key, value, nth)
-    )
-    select base from head
-    """
     APPEND_COMPACTED = """
     with head as (
         update regulars_log.heads
@@ -179,20 +167,33 @@ class PostgresLog:
     """
 
     async def append(self, at: At, entries: Sequence[Entry]) -> int:
-        """One statement, one transaction. Other readers are told after it, from another connection."""
+        """In one statement with what comes at the same time. Other readers are told after it, on another connection."""
         try:
             known = await self._topic(at.topic)
             refuse_entries(at, entries, tombstones=known.compacted)
-            keys, values = [entry.key for entry in entries], [entry.value for entry in entries]
-            statement = self.APPEND_COMPACTED if known.compacted else self.APPEND
-            async with self._connection() as connection:
-                base: int | None = await connection.fetchval(statement, known.topic_id, at.partition, keys, values)
+            if known.compacted:
+                base = await self._append_compacted(known, at.partition, entries)
+            else:
+                base = await self._appender.append(Place(known.topic_id, at.partition), entries)
         except LogUnavailable as error:
             raise AppendFailed(f"{at}: {error}") from error
         if base is None:
             raise TopicUnsafe(f"{at.topic} has no partition {at.partition}")
         self._watch.appended(Place(known.topic_id, at.partition), base + len(entries))
         return base
+
+    async def _append_compacted(self, known: _Known, partition: int, entries: Sequence[Entry]) -> int | None:
+        keys, values = [entry.key for entry in entries], [entry.value for entry in entries]
+        async with self._connection() as connection:
+            base: int | None = await connection.fetchval(self.APPEND_COMPACTED, known.topic_id, partition, keys, values)
+        return base
+
+    async def _append_group(
+        self, topic_ids: list[int], partitions: list[int], keys: list[bytes], values: list[bytes | None]
+    ) -> list[tuple[int, int, int]]:
+        async with self._connection() as connection:
+            rows = await connection.fetch(APPEND_GROUP, topic_ids, partitions, keys, values)
+        return [(row[0], row[1], row[2]) for row in rows]
 
     async def reader(self, positions: Mapping[At, int]) -> PostgresReader:
         places: dict[At, Place] = {}
@@ -271,6 +272,7 @@ class PostgresLog:
         return removed
 
     async def close(self) -> None:
+        await self._appender.close()
         await self._watch.close()
         if self._pool is not None:
             pool, self._pool = self._pool, None

@@ -4,11 +4,12 @@ Each statement stands above the one function that runs it. Functions take the co
 what the driver raises; `shared.runtime.postgres_store` gives that its meaning.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 import asyncpg
+import orjson
 
 from shared.log.port import EVENTS
 from shared.runtime.postgres_session import Connection
@@ -33,6 +34,39 @@ async def move(connection: Connection, position: Position) -> bool:
     return await connection.execute(MOVE, at, position.offsets, position.seen, position.sequences) == "UPDATE 1"
 
 
+HOLD_ALL = """
+with held as (
+    select positions.partition from positions
+    join unnest($1::int[], $2::bigint[]) as wanted (partition, version) using (partition, version)
+    order by positions.partition for update of positions
+)
+update positions set version = version + 1 from held where positions.partition = held.partition
+"""
+
+
+async def hold_all(connection: Connection, held: Sequence[Position]) -> bool:
+    partitions, versions = [each.partition for each in held], [each.version for each in held]
+    return await connection.execute(HOLD_ALL, partitions, versions) == f"UPDATE {len(held)}"
+
+
+MOVE_ALL = """
+update positions
+set offsets = moved.offsets::jsonb, seen = moved.seen::jsonb, sequences = moved.sequences::jsonb
+from unnest($1::int[], $2::text[], $3::text[], $4::text[]) as moved (partition, offsets, seen, sequences)
+where positions.partition = moved.partition
+"""
+
+
+async def move_all(connection: Connection, moved: Sequence[Position]) -> bool:
+    columns = [[_json(getattr(each, name)) for each in moved] for name in ("offsets", "seen", "sequences")]
+    done = await connection.execute(MOVE_ALL, [each.partition for each in moved], *columns)
+    return done == f"UPDATE {len(moved)}"
+
+
+def _json(part: Mapping[Any, int]) -> str:
+    return orjson.dumps(part, option=orjson.OPT_NON_STR_KEYS).decode()
+
+
 CLAIM = """
 with taken as (
     insert into leases (partition, owner, leased_until)
@@ -54,7 +88,9 @@ BOUND_WAIT = "select set_config('lock_timeout', $1, true)"
 async def claim(connection: Connection, owner: str, partition: int, lease_seconds: float) -> Position | None:
     """Waits but a little for a batch of the last owner: a stopped one must not cost us our other leases."""
     async with connection.transaction():
-        await connection.fetchval(BOUND_WAIT, f"{max(1, min(CLAIM_WAIT_MILLISECONDS_MAX, int(lease_seconds * 1000 / 40)))}ms")
+        await connection.fetchval(
+            BOUND_WAIT, f"{max(1, min(CLAIM_WAIT_MILLISECONDS_MAX, int(lease_seconds * 1000 / 40)))}ms"
+        )
         record = await connection.fetchrow(CLAIM, partition, owner, lease_seconds)
     return None if record is None else _position(partition, record)
 

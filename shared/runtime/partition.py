@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -11,20 +11,16 @@ from typing import Any, Final
 from shared.events.envelope import head_of, load
 from shared.log.port import EVENTS, At, Log, Reader, Record, inbox
 from shared.runtime.accept import DatabaseOlderThanLog, Unreadable, Work, accept, timers
+from shared.runtime.commit import Batch, Committer, Stale
 from shared.runtime.relay import Point, Relay, no_point
-from shared.runtime.store import Position, Reached, Sent, Store, StoreConflict, Transaction
-from shared.runtime.tables import Kept, Need, Rows
+from shared.runtime.store import Position, Reached, Sent, Store
+from shared.runtime.tables import Kept
 from shared.runtime.turn import Context, Failed, Turn
 
-CONFLICTS_MAX: Final = 50
 FLUSH_SECONDS: Final = 1.0
 IDLE_SECONDS: Final = 5.0
 KEPT_GROUPS_MAX: Final = 20_000
 SCAN_RECORDS: Final = 5_000
-
-
-class Stale(Exception):
-    """Another owner has the partition: this one forgets it."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +53,9 @@ class Parts:
         point: Point = no_point,
     ) -> None:
         self.context, self.log, self.store, self.tuning = context, log, store, tuning
-        self.wall, self.publish_keys, self.announce = wall, publish_keys, announce
+        self.wall, self.announce = wall, announce
         self.counters, self.point = counters, point
+        self.committer = Committer(context, store, tuning.batch_max, publish_keys, counters, point)
         self.inbox = inbox(context.rules.worker, tuning.generation)
 
 
@@ -143,7 +140,6 @@ class OwnedPartition:
         try:
             await self._batch(records, due)
         except Failed as failure:
-            self._parts.counters["rolled_back"] += 1
             if len(records) + len(due) == 1:
                 await self._batch(records, due, park=failure)
                 return
@@ -171,10 +167,9 @@ class OwnedPartition:
             self._tell()
             return
         await parts.point("batch.3")
-        turn = await self._commit(position, works, counted)
+        turn = await self._commit(position, works)
         parts.counters.update(counted)
         parts.counters["batches"] += 1
-        self._passed_over = 0
         self._remember_timers(turn)
         self._relay.push(turn.outbox, turn.position.offsets.get(self._inbox.topic, 0))
         self._tell()
@@ -183,62 +178,20 @@ class OwnedPartition:
         """Step 3."""
         return accept(self._parts.context.rules, position, records, counted)
 
-    async def _commit(self, position: Position, works: Sequence[Work], counted: Counter[str]) -> Turn:
-        """Steps 2 to 7, again while another partition wins a race on a shared row."""
-        for attempt in range(CONFLICTS_MAX):
-            try:
-                return await self._transact(position, works, counted, lock=attempt > 0)
-            except StoreConflict:
-                self._parts.counters["rolled_back"] += 1
-                self._parts.counters["conflicts"] += 1
-                await asyncio.sleep(0.002 * attempt)
-        raise StoreConflict(f"partition {self._q} lost {CONFLICTS_MAX} races in a row")
-
-    async def _transact(self, position: Position, works: Sequence[Work], counted: Counter[str], *, lock: bool) -> Turn:
-        parts = self._parts
-        counting = Counter[str]()
-        rows = Rows(self._kept)
-        turn = Turn(parts.context, rows, position, counting)
-        async with parts.store.transaction() as transaction:
-            await parts.point("batch.2")
-            await self._hold(transaction)
-            await parts.point("batch.4")
-            await load_rows(transaction, rows, turn.needs(works), lock=lock)
-            turn.decide(works)
-            await parts.publish_keys()  # with no await before it, or another partition may seal with a key of this turn
-            await parts.point("batch.5")
-            for table, changed in rows.changes():
-                if table.append_only:
-                    await transaction.add(table, changed)
-                elif await transaction.save(table, changed) != len(changed):
-                    raise StoreConflict(f"another partition wrote the same row of {table.name} first")
-            await transaction.send(turn.outbox)
-            await parts.point("batch.6")
-            await transaction.move(turn.position)
-            await parts.point("batch.7")
-        await parts.point("batch.committed")
-        turn.position.version = self.position.version + 1
+    async def _commit(self, position: Position, works: Sequence[Work]) -> Turn:
+        """Steps 2 to 7."""
+        turn = await self._parts.committer.commit(Batch(self.position, position, works, self._kept))
         self.position = turn.position
+        self._passed_over = 0
         if len(self._kept) > KEPT_GROUPS_MAX:
             self._kept.clear()
-        self._kept.update(rows.committed())
-        counted.update(counting)
+        self._kept.update(turn.rows.committed())
         return turn
-
-    async def _hold(self, transaction: Transaction) -> None:
-        if not await transaction.hold(self._q, self.position.version):
-            self._parts.counters["stale_refused"] += 1
-            raise Stale(f"{self._parts.context.rules.worker}.{self._q}")
 
     async def _flush(self) -> None:
         """Commit the position over records that needed no work."""
-        if not self._passed_over:
-            return
-        async with self._parts.store.transaction() as transaction:
-            await self._hold(transaction)
-            await transaction.move(self.position)
-        self.position.version += 1
-        self._passed_over = 0
+        if self._passed_over:
+            await self._commit(deepcopy(self.position), ())
 
     async def _idle(self) -> None:
         loop = asyncio.get_running_loop()
@@ -338,11 +291,3 @@ async def _first(*tasks: asyncio.Task[Any]) -> None:
     done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     for task in done:
         task.result()
-
-
-async def load_rows(transaction: Transaction, rows: Rows, needs: Iterable[Need], *, lock: bool = False) -> None:
-    """Step 4: one query per table for all groups that are needed and not loaded yet, in a fixed order."""
-    missing = rows.missing(needs)
-    for table in sorted(missing, key=lambda table: table.name):
-        groups = sorted(missing[table])
-        rows.loaded(table, groups, await transaction.load(table, groups, lock=lock and table.shared))

@@ -65,6 +65,10 @@ class PostgresTransaction:
         with answers(self._connection):
             return await machinery.hold(self._connection, partition, version)
 
+    async def hold_all(self, held: Sequence[Position]) -> bool:
+        with answers(self._connection):
+            return await machinery.hold_all(self._connection, held)
+
     async def load(self, table: Table[Any], groups: Sequence[Key], *, lock: bool = False) -> list[Any]:
         with answers(self._connection):
             return await load_rows(self._connection, table, groups, lock)
@@ -86,6 +90,11 @@ class PostgresTransaction:
         with answers(self._connection):
             if not await machinery.move(self._connection, position):
                 raise StoreConflict(f"partition {position.partition} has no position row: claim it first")
+
+    async def move_all(self, moved: Sequence[Position]) -> None:
+        with answers(self._connection):
+            if not await machinery.move_all(self._connection, moved):
+                raise StoreConflict("a partition of the group has no position row: claim it first")
 
     async def _copy(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         if rows:

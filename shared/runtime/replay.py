@@ -13,8 +13,8 @@ from shared.events import catalogue
 from shared.events.envelope import Event, decode, encode, event_id
 from shared.log.port import EVENTS, At, Log, Record, TopicUnsafe
 from shared.runtime.accept import Hole
+from shared.runtime.commit import load_rows
 from shared.runtime.fold import fold_other, fold_own, is_own_fact, is_read, needs_of
-from shared.runtime.partition import load_rows
 from shared.runtime.rules import Rules
 from shared.runtime.store import OutboxRow, Position, Sent, Store
 from shared.runtime.tables import Rows
@@ -249,7 +249,8 @@ async def _fold(rules: Rules, store: Store, events: Sequence[tuple[Event, int]])
         return
     rows = Rows()
     async with store.transaction() as transaction:
-        await load_rows(transaction, rows, (need for event, q in events for need in needs_of(rules, event, q)))
+        needs = (need for event, q in events for need in needs_of(rules, event, q))
+        await load_rows(transaction, [rows], [needs])
         for event, partition in events:
             if is_own_fact(rules, event):
                 fold_own(rules, rows, event, partition)

@@ -91,6 +91,10 @@ class Transaction(Protocol):
         """Step 2: compare-and-set the position row's version to version + 1. False: this owner is stale."""
         ...
 
+    async def hold_all(self, held: Sequence[Position]) -> bool:
+        """Step 2 for several partitions at once, in their order. False: at least one owner is stale; roll back."""
+        ...
+
     async def load(self, table: Table[Any], groups: Sequence[Key], *, lock: bool = False) -> list[Any]:
         """Step 4: all rows of these groups, as committed by others and written here so far."""
         ...
@@ -109,6 +113,10 @@ class Transaction(Protocol):
 
     async def move(self, position: Position) -> None:
         """Step 7: write offsets, seen and sequences of the held position row; the version is already set."""
+        ...
+
+    async def move_all(self, moved: Sequence[Position]) -> None:
+        """Step 7 for several held position rows."""
         ...
 
 

@@ -11,7 +11,8 @@ from typing import Final
 from shared.keyring import Keyring
 from shared.log.port import Log, LogError, partition_of
 from shared.runtime.accept import PartitionStopped
-from shared.runtime.partition import OwnedPartition, Parts, Stale, Tuning
+from shared.runtime.commit import Stale
+from shared.runtime.partition import OwnedPartition, Parts, Tuning
 from shared.runtime.relay import Point, no_point
 from shared.runtime.store import Reached, Store, StoreError
 from shared.runtime.turn import Context
@@ -97,6 +98,7 @@ class Worker:
             for task in left:
                 task.cancel()
             await asyncio.gather(*left, return_exceptions=True)
+            await self._parts.committer.close()
 
     async def _pause(self) -> None:
         """Until the leases need renewing, something ended, or stop; longer when partitions fail again and again."""

@@ -68,6 +68,12 @@ class MemoryTransaction:
             self._done.positions[partition] = position
             return True
 
+    async def hold_all(self, held: Sequence[Position]) -> bool:
+        for each in sorted(held, key=lambda position: position.partition):
+            if not await self.hold(each.partition, each.version):
+                return False
+        return True
+
     def _position(self, partition: int) -> Position | None:
         """A copy of the row as this transaction sees it."""
         return deepcopy(self._done.positions.get(partition) or self._content.positions.get(partition))
@@ -130,6 +136,10 @@ class MemoryTransaction:
         wanted = deepcopy(position)
         moved.offsets, moved.seen, moved.sequences = wanted.offsets, wanted.seen, wanted.sequences
         self._done.positions[position.partition] = moved
+
+    async def move_all(self, moved: Sequence[Position]) -> None:
+        for each in moved:
+            await self.move(each)
 
     async def commit(self) -> None:
         await self._enter("store.commit")

@@ -9,6 +9,7 @@ import pytest
 
 from shared.log.port import AppendFailed, At, Entry, LogUnavailable, OffsetMissing, Topic, TopicUnsafe
 from shared.log.postgres import PostgresLog
+from shared.log.postgres_appender import APPEND_GROUP
 from tests.log.reading import DEADLINE_SECONDS, entry, read, take_until_something, values
 
 Topics = tuple[Topic, Topic, Topic]
@@ -16,7 +17,7 @@ SQL = {
     name: statement
     for name, statement in vars(PostgresLog).items()
     if name.isupper() and isinstance(statement, str) and not name.startswith("CREATE_")
-}
+} | {"APPEND_GROUP": APPEND_GROUP}
 
 FIND_TOPIC_ID = """
 select topic_id from regulars_log.topics where name = $1
@@ -80,7 +81,7 @@ async def test_an_append_waits_for_the_one_before_it_however_that_ends(
     topic_id = await beside.fetchval(FIND_TOPIC_ID, at.topic)
     held = beside.transaction()
     await held.start()
-    assert await beside.fetchval(PostgresLog.APPEND, topic_id, 0, [b"k"], [b"held"]) == 1
+    assert await beside.fetchval(APPEND_GROUP, [topic_id], [0], [b"k"], [b"held"], column=2) == 1
     reader = await log.reader({at: 1})
     try:
         appending = asyncio.create_task(log.append(at, [entry("after")]))
@@ -97,7 +98,7 @@ async def test_other_partitions_do_not_wait_for_a_held_one(
 ) -> None:
     topic_id = await beside.fetchval(FIND_TOPIC_ID, topics[0].name)
     async with beside.transaction():
-        await beside.fetchval(PostgresLog.APPEND, topic_id, 0, [b"k"], [b"held"])
+        await beside.fetchval(APPEND_GROUP, [topic_id], [0], [b"k"], [b"held"], column=2)
         async with asyncio.timeout(DEADLINE_SECONDS):
             assert await log.append(At(topics[0].name, 1), [entry("free")]) == 0
 
@@ -109,7 +110,7 @@ async def test_a_reader_finds_what_nobody_notified_it_of(
     reader = await log.reader({at: 0})
     try:
         topic_id = await beside.fetchval(FIND_TOPIC_ID, at.topic)
-        await beside.fetchval(PostgresLog.APPEND, topic_id, 0, [b"k"], [b"silent"])
+        await beside.fetchval(APPEND_GROUP, [topic_id], [0], [b"k"], [b"silent"], column=2)
         assert await reader.wait(DEADLINE_SECONDS)
         assert values(await reader.take(at, 10)) == ["silent"]
     finally:

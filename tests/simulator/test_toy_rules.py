@@ -102,7 +102,7 @@ def test_a_transfer_arrives_and_its_sender_knows(partitions: int, to: str) -> No
     toys.when("c1", Transfer(to=to, amount=40))
     assert toys.account("c1")[2:5] == ((100 if to == "c1" else 60), 0, 0)
     assert toys.account(to).available == (100 if to == "c1" else 40)
-    enforce(check_settled(*_ledger(toys), rows_of(toys, ToyRules())["transfers"]))  # type: ignore[arg-type]
+    enforce(check_settled(*_ledger(toys), rows_of(toys, ToyRules()).get("transfers", [])))  # type: ignore[arg-type]
 
 
 def test_a_large_transfer_that_is_declined_comes_back_but_for_its_fee() -> None:
@@ -111,7 +111,7 @@ def test_a_large_transfer_that_is_declined_comes_back_but_for_its_fee() -> None:
     toys.when("c1", Transfer(to="c2", amount=DECLINED_OVER + 1))
     assert toys.account("c1")[2:5] == (999, 0, 0)
     assert toys.account("c2").available == 0
-    enforce(check_settled(*_ledger(toys), rows_of(toys, ToyRules())["transfers"]))  # type: ignore[arg-type]
+    enforce(check_settled(*_ledger(toys), rows_of(toys, ToyRules()).get("transfers", [])))  # type: ignore[arg-type]
 
 
 def test_an_offer_that_comes_again_changes_nothing() -> None:
@@ -199,7 +199,7 @@ def test_what_was_decided_folds_again_to_the_same_rows_and_keeps_every_law(seed:
         enforce(check_tenants(MARKS, rows_by_tenant(rows_of(toys, rules))))
     enforce(check_causes(stream, toys.records))
     enforce(check_ledger(*_ledger(toys)))
-    enforce(check_settled(*_ledger(toys), rows_of(toys, ToyRules())["transfers"]))  # type: ignore[arg-type]
+    enforce(check_settled(*_ledger(toys), rows_of(toys, ToyRules()).get("transfers", [])))  # type: ignore[arg-type]
     kinds = {event.type for event in toys.stream()}
     assert {"toy.transfer_settled.v1", "toy.matured.v1", "bonus.granted.v1", "request.refused.v1"} <= kinds
 

@@ -40,9 +40,8 @@ class Tabletop:
         self.drain()
         answered = self.rows[worker].get(REQUESTS, (tenant, key))
         assert answered is not None
-        return next(
-            event for event in self.stream() if event.id == answered.event_id and event.producer == f"{worker}.{q}"
-        )
+        decided = f"{worker}.{answered.partition}"
+        return next(event for event in self.stream() if event.id == answered.event_id and event.producer == decided)
 
     def settle(self, at: datetime) -> None:
         """Run all timers of tenants without a test clock that are due at `at`, and of others up to their clock."""

@@ -58,7 +58,7 @@ def settled(plan: Plan, setting: Setting, phases: Phases) -> Outcome:
         world = World(loop, plan, setting)
         await world.open()
         for phase in phases:
-            await _write(world, phase(world))
+            await write(world, phase(world))
             await world.rest()
         await world.heal()
         await world.rest()
@@ -71,7 +71,8 @@ def settled(plan: Plan, setting: Setting, phases: Phases) -> Outcome:
     return simulate(plan.seed, begin, steps_max=STEPS_MAX)
 
 
-async def _write(world: World, inputs: Iterable[Written]) -> None:
+async def write(world: World, inputs: Iterable[Written]) -> None:
+    """Put inputs into their inboxes as of the instants that they name."""
     for worker, event, at in inputs:
         q = partition_of(event.tenant, event.subject, world.plan.partitions)
         log = MemoryLog(world.log, lambda at=at: at)  # type: ignore[misc]

@@ -91,16 +91,17 @@ def _fresh(draw: Random, key: str, start: datetime, clock: Iterator[datetime]) -
     mark = MARKS[tenant]
     match draw.choices(
         ("deposit", "withdraw", "transfer", "nickname", "rate", "gift", "clock", "stumble", "junk"),
-        (30, 20, 22, 8, 4, 6, 6, 2, 2),
+        (34, 14, 24, 5, 4, 6, 6, 3, 3),
     )[0]:
         case "deposit":
             holds = (0, 0, 3600, DAY_SECONDS) if tenant == CLOCKED_TENANT else (0, 0, 1, 20)
             held = draw.choice(holds)
             return Ask(OWNER, tenant, subject, key, Deposit(amount=draw.randint(1, 500), hold_seconds=held, note=mark))
         case "withdraw":
-            return Ask(OWNER, tenant, subject, key, Withdraw(amount=draw.randint(1, 300)))
+            return Ask(OWNER, tenant, subject, key, Withdraw(amount=draw.randint(1, draw.choice((60, 300)))))
         case "transfer":
-            return Ask(OWNER, tenant, subject, key, Transfer(to=draw.choice(CONTACTS), amount=draw.randint(1, 500)))
+            amount = draw.randint(1, draw.choice((60, 500)))
+            return Ask(OWNER, tenant, subject, key, Transfer(to=draw.choice(CONTACTS), amount=amount))
         case "nickname":
             return Ask(OWNER, tenant, subject, key, Nickname(nickname=f"{mark}-{draw.randint(1, 40)}"))
         case "rate":

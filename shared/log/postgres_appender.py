@@ -1,0 +1,121 @@
+"""Group commit for the embedded log: appends that come while one statement runs make up the next statement.
+
+One statement moves the head rows of several partitions, locked in a fixed order, and inserts the records behind them;
+each append is still all or nothing and dense in its own partition.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from shared.log.port import BATCH_BYTES_MAX, Entry
+from shared.log.postgres_watch import Place
+
+GROUP_BYTES_MAX: Final = 4 * BATCH_BYTES_MAX
+
+APPEND_GROUP: Final = """
+with entry as (
+    select topic_id, partition, key, value, nth,
+        row_number() over (partition by topic_id, partition order by nth) as place
+    from unnest($1::int[], $2::int[], $3::bytea[], $4::bytea[]) with ordinality as given (
+        topic_id, partition, key, value, nth
+    )
+), wanted as (
+    select topic_id, partition, count(*) as entries from entry group by topic_id, partition
+), locked as (
+    select head.topic_id, head.partition, wanted.entries
+    from regulars_log.heads as head join wanted using (topic_id, partition)
+    order by head.topic_id, head.partition for update of head
+), head as (
+    update regulars_log.heads as head
+    set next_offset = head.next_offset + locked.entries,
+        appended_at = greatest(head.appended_at, clock_timestamp())
+    from locked where head.topic_id = locked.topic_id and head.partition = locked.partition
+    returning head.topic_id, head.partition, head.next_offset - locked.entries as base, head.appended_at
+), added as (
+    insert into regulars_log.records (topic_id, partition, "offset", key, value, appended_at)
+    select head.topic_id, head.partition, head.base + entry.place - 1, entry.key, entry.value, head.appended_at
+    from head join entry using (topic_id, partition) order by entry.nth
+)
+select topic_id, partition, base from head
+"""
+
+Execute = Callable[[list[int], list[int], list[bytes], list[bytes | None]], Awaitable[Sequence[tuple[int, int, int]]]]
+"""Runs APPEND_GROUP; returns (topic number, partition, base offset). Raises LogError."""
+
+
+@dataclass(eq=False)
+class _Append:
+    place: Place
+    entries: Sequence[Entry]
+    base: "asyncio.Future[int | None]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(len(key) + len(value or b"") for key, value in self.entries)
+
+
+class GroupAppender:
+    """Appends of one process, one statement at a time. A cancelled caller's append still goes out."""
+
+    def __init__(self, execute: Execute) -> None:
+        self._execute = execute
+        self._waiting: list[_Append] = []
+        self._running: asyncio.Task[None] | None = None
+
+    async def append(self, place: Place, entries: Sequence[Entry]) -> int | None:
+        """The first entry's offset once it is durable; None when there is no such partition. Raises LogError."""
+        one = _Append(place, entries)
+        self._waiting.append(one)
+        if self._running is None or self._running.done():
+            self._running = asyncio.create_task(self._run(), name="append to the log")
+        return await asyncio.shield(one.base)
+
+    async def close(self) -> None:
+        """What waits fails; whether what runs was appended is not known."""
+        if self._running is not None:
+            self._running.cancel()
+            await asyncio.gather(self._running, return_exceptions=True)
+
+    async def _run(self) -> None:
+        while self._waiting:
+            group = self._next_group()
+            try:
+                bases = await self._together(group)
+            except asyncio.CancelledError:
+                for one in [*group, *self._waiting]:
+                    one.base.cancel()
+                raise
+            except Exception as error:
+                for one in group:
+                    one.base.set_exception(error)
+                    one.base.exception()  # a caller that is gone must not make a warning
+            else:
+                for one, base in zip(group, bases, strict=True):
+                    one.base.set_result(base)
+
+    def _next_group(self) -> list[_Append]:
+        group = [self._waiting.pop(0)]
+        size = group[0].size_bytes
+        while self._waiting and size + self._waiting[0].size_bytes <= GROUP_BYTES_MAX:
+            size += self._waiting[0].size_bytes
+            group.append(self._waiting.pop(0))
+        return group
+
+    async def _together(self, group: Sequence[_Append]) -> list[int | None]:
+        flat = [(one.place, entry) for one in group for entry in one.entries]
+        found = await self._execute(
+            [place.topic_id for place, _ in flat],
+            [place.partition for place, _ in flat],
+            [entry.key for _, entry in flat],
+            [entry.value for _, entry in flat],
+        )
+        next_of: dict[Place, int] = {Place(topic_id, partition): base for topic_id, partition, base in found}
+        bases: list[int | None] = []
+        for one in group:
+            base = next_of.get(one.place)
+            bases.append(base)
+            if base is not None:
+                next_of[one.place] = base + len(one.entries)
+        return bases
