@@ -20,6 +20,7 @@ from pydantic import (
     GetJsonSchemaHandler,
     ValidationError,
 )
+from pydantic._internal._model_construction import ModelMetaclass  # the only name of a model's type
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
@@ -56,7 +57,13 @@ Sealed = Annotated[str, SealedMarker()]
 """Plain text while deciding; `sealed.v1.<key id>.<base64url>` in the event and in state."""
 
 
-class Data(BaseModel):
+class _PlainType(ModelMetaclass):
+    """Classes of event data are asked for in every `match`: by plain inheritance, not by abstract-class look-ups."""
+
+    __instancecheck__ = type.__instancecheck__
+
+
+class Data(BaseModel, metaclass=_PlainType):
     """The data of an event. Unknown fields are passed over: an added optional field keeps the version."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True)

@@ -143,6 +143,20 @@ def load(value: bytes) -> dict[str, Any]:
     return body
 
 
+_HEAD = re.compile(
+    rb'"type":"([a-z0-9_.]+)","tenant":.*?,"datacontenttype":"application/json","sequence":"([0-9]{1,18})",'
+    rb'"recordedtime":"[^"]*","producer":"([a-z0-9_.]+)"',
+    re.DOTALL,
+)
+"""The head of an event as `encode` writes it: within a text a quote is escaped, so these are names of the envelope."""
+
+
+def quick_head(value: bytes) -> tuple[str, int, str] | None:
+    """`head_of` without reading the whole event, when it is in the form that `encode` gives; else None."""
+    found = _HEAD.search(value)
+    return None if found is None else (found[3].decode(), int(found[2]), found[1].decode())
+
+
 def head_of(body: dict[str, Any]) -> tuple[str, int, str]:
     """(producer, sequence, type) of an event of ours: all that a reader needs of one that it passes over."""
     kind = body.get("type")

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
 
 from shared.events import catalogue
-from shared.events.envelope import Event, decode, encode, event_id
+from shared.events.envelope import Event, decode, encode, event_id, head_of, load, quick_head
 from shared.log.port import EVENTS, At, Log, Record, TopicUnsafe
 from shared.runtime.accept import Hole
 from shared.runtime.commit import load_rows
@@ -138,10 +138,11 @@ async def survey(rules: Rules, log: Log, partitions: int) -> Survey:
     for target in range(partitions):
         async for records in read_all(log, At(EVENTS, target), found.ends[target]):
             for record in records:
-                event = decode(record.value or b"")
-                worker, _, partition = event.producer.partition(".")
+                value = record.value or b""
+                producer, _, _ = quick_head(value) or head_of(load(value))
+                worker, _, partition = producer.partition(".")
                 if worker == rules.worker:
-                    _note(found, caused, event, int(partition), target)
+                    _note(found, caused, decode(value), int(partition), target)
     for (q, topic), reached in caused.items():
         found.offsets.setdefault(q, {})[topic] = await _goes_on(rules, log, At(topic, q), reached, partitions)
     return found
@@ -214,24 +215,22 @@ async def replay(
 
 def _replayable(rules: Rules, record: Record, seen: dict[str, int], bounds: Bounds) -> tuple[Event, int] | None:
     """The event and the worker's partition it is folded for, or None when it is passed over."""
-    event = decode(record.value or b"")
-    last = seen.get(event.producer, 0)
-    if event.sequence <= last:
+    value, target = record.value or b"", record.at.partition
+    producer, sequence, kind = quick_head(value) or head_of(load(value))
+    last = seen.get(producer, 0)
+    if sequence <= last:
         return None
-    if event.sequence != last + 1:
-        raise Hole(f"{record.at.topic}/{record.at.partition}/{record.offset}: {event.producer} jumps from {last}")
-    seen[event.producer] = event.sequence
-    worker, _, own_partition = event.producer.partition(".")
-    target = record.at.partition
-    if worker == rules.worker and catalogue.find(event.type).kind == "fact":
-        if event.sequence > bounds.own.get((event.producer, target), 0):
+    if sequence != last + 1:
+        raise Hole(f"{record.at.topic}/{target}/{record.offset}: {producer} jumps from {last} to {sequence}")
+    seen[producer] = sequence
+    worker, _, own_partition = producer.partition(".")
+    if worker == rules.worker and catalogue.find(kind).kind == "fact":
+        if sequence > bounds.own.get((producer, target), 0):
             return None
-        return catalogue.read(event), int(own_partition)
-    if not is_read(rules, event.type):
+        return catalogue.read(decode(value)), int(own_partition)
+    if not is_read(rules, kind) or record.offset >= bounds.others.get(target, 0):
         return None
-    if record.offset >= bounds.others.get(target, 0):
-        return None
-    return catalogue.read(event), target
+    return catalogue.read(decode(value)), target
 
 
 def _look_for_letters(rules: Rules, fact: Event, partitions: int, known: set[tuple[int, str]], done: Replayed) -> None:
