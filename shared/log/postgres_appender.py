@@ -77,6 +77,8 @@ class GroupAppender:
         if self._running is not None:
             self._running.cancel()
             await asyncio.gather(self._running, return_exceptions=True)
+        for one in self._waiting:
+            one.base.cancel()
 
     async def _run(self) -> None:
         while self._waiting:

@@ -109,7 +109,7 @@ def _stream_work(rules: Rules, position: Position, record: Record, counters: Cou
     if sequence != last + 1:
         raise Hole(
             f"{_cause(record)}: {producer} continues with sequence {sequence} after {last}; "
-            "records of the stream are missing: stop the services and run `regulars log repair`"
+            "records of the stream are missing: stop the services and restore the log; nothing was skipped"
         )
     position.seen[producer] = sequence
     if not is_read(rules, kind):

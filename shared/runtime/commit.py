@@ -11,9 +11,10 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from shared.log.port import LogError
 from shared.runtime.accept import Work
 from shared.runtime.relay import Point
-from shared.runtime.store import OutboxRow, Position, Store, StoreConflict, Transaction
+from shared.runtime.store import OutboxRow, Position, Store, StoreConflict, StoreUnavailable, Transaction
 from shared.runtime.tables import Kept, Key, Need, Rows, Table
 from shared.runtime.turn import Context, Failed, Turn
 
@@ -76,7 +77,14 @@ class Committer:
             group = self._next_group()
             try:
                 turns = await self._together(group, lock=False)
-            except (StoreConflict, Failed, Stale) as error:
+            except asyncio.CancelledError:
+                for batch in group:
+                    batch.done.cancel()
+                raise
+            except (StoreUnavailable, LogError) as error:
+                for batch in group:
+                    _fail(batch, error)
+            except Exception as error:
                 self._counters["rolled_back"] += 1
                 if len(group) == 1:
                     await self._alone(group[0], error)
@@ -84,13 +92,6 @@ class Committer:
                 self._counters["groups_split"] += 1
                 for batch in group:
                     await self._alone(batch, None)
-            except asyncio.CancelledError:
-                for batch in group:
-                    batch.done.cancel()
-                raise
-            except Exception as error:
-                for batch in group:
-                    _fail(batch, error)
             else:
                 for batch, turn in zip(group, turns, strict=True):
                     _tell(batch, turn)
@@ -118,8 +119,11 @@ class Committer:
                 await asyncio.sleep(CONFLICT_SECONDS * attempt)
                 failure, last = None, error
                 continue
-            except Exception as error:
+            except (StoreUnavailable, LogError, Failed, Stale) as error:
                 _fail(batch, error)
+            except Exception as error:
+                # Not a decision but a row or a need of it: narrowed down to one input and parked in the same way.
+                _fail(batch, Failed(batch.works[0], error) if batch.works else error)
             return
         _fail(batch, StoreConflict(f"partition {batch.held.partition} lost {CONFLICTS_MAX} races in a row: {last}"))
 

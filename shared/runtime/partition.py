@@ -141,12 +141,18 @@ class OwnedPartition:
             await self._batch(records, due)
         except Failed as failure:
             if len(records) + len(due) == 1:
-                await self._batch(records, due, park=failure)
+                await self._park(records, due, failure)
                 return
             for record in records:
                 await self._advance([record], [])
             for work in due:
                 await self._advance([], [work])
+
+    async def _park(self, records: Sequence[Record], due: Sequence[Work], failure: Failed) -> None:
+        try:
+            await self._batch(records, due, park=failure)
+        except Failed as again:
+            raise Unreadable(f"{failure} can be neither decided nor parked; mend the rule and deploy") from again
 
     async def _batch(self, records: Sequence[Record], due: Sequence[Work], park: Failed | None = None) -> None:
         parts, counted = self._parts, Counter[str]()

@@ -174,7 +174,6 @@ on conflict (partition) do update
 set version = positions.version + 1, offsets = excluded.offsets, seen = excluded.seen, sequences = excluded.sequences
 """
 INSERT_RELAY: Final = "insert into relays (partition, target, sequence, next_offset) values ($1, $2, $3, $4)"
-INSERT_ANSWER: Final = "insert into answers (partition, answered) values ($1, $2)"
 INSERT_OUTBOX: Final = """
 insert into outbox (partition, target, sequence, "group", letter, key, value)
 values ($1, $2, $3, $4, $5, $6, $7)
@@ -190,7 +189,7 @@ async def _adopt(live: Connection, database: Database, rules: Rules, found: Surv
     await live.execute("alter schema " + new + " rename to " + old)
     await close_to_replay(live, database.worker)
     await grant_reading(live, database.worker, database.worker, machinery_schema_of(database.worker))
-    for position, sent, answered, outbox in restarts(rules, found, done, database.partitions):
+    for position, sent, outbox in restarts(rules, found, done, database.partitions):
         q = position.partition
         for target, last in sent.items():
             await live.execute(INSERT_RELAY, q, target, *last)
@@ -198,7 +197,6 @@ async def _adopt(live: Connection, database: Database, rules: Rules, found: Surv
             await live.execute(INSERT_OUTBOX, *row)
         parts = (position.offsets, position.seen, position.sequences)
         await live.execute(SAVE_POSITION, q, *(orjson.dumps(_texts(part)).decode() for part in parts))
-        await live.execute(INSERT_ANSWER, q, answered)
 
 
 def _texts(part: Mapping[Any, int]) -> dict[str, int]:

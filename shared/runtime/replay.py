@@ -69,12 +69,11 @@ def bounds_of(found: Survey) -> Bounds:
 
 
 class Restart(NamedTuple):
-    """Where a partition of a rebuilt worker goes on."""
+    """Where a partition of a rebuilt worker goes on. What is answered is told anew by its first owner, once the relay
+    has caught up: of which generation its inbox is, the stream does not say."""
 
     position: Position
     sent: dict[int, Sent]
-    answered: int
-    """The next inbox offset whose outcome is not known to be in the log."""
     outbox: list[OutboxRow]
     """Letters of facts that stand on the stream without them, to be sent under new sequences."""
 
@@ -89,8 +88,7 @@ def restarts(rules: Rules, found: Survey, done: Replayed, partitions: int) -> li
         outbox = _letters_again(q, producer, sequences, done)
         offsets = found.offsets.get(q, {})
         seen = done.seen.get(q, {}) if offsets.get(EVENTS) else {}
-        answered = max((offset for topic, offset in offsets.items() if topic != EVENTS), default=0)
-        made.append(Restart(Position(q, 1, offsets, seen, sequences), sent, answered, outbox))
+        made.append(Restart(Position(q, 1, offsets, seen, sequences), sent, outbox))
     return made
 
 

@@ -21,7 +21,7 @@ async def rebuilt(
     done = await replay(rules, log, store, partitions, bounds_of(found), found.letters)
     for restart in restarts(rules, found, done, partitions):
         q = restart.position.partition
-        content.positions[q], content.relays[q], content.answered[q] = restart.position, restart.sent, restart.answered
+        content.positions[q], content.relays[q] = restart.position, restart.sent
         for row in restart.outbox:
             content.outbox.setdefault(q, {}).setdefault(row.target, []).append(row)
     return content, done
