@@ -60,5 +60,7 @@ async def tenant_connection(pool: "asyncpg.Pool", tenant: str) -> AsyncIterator[
         ):
             await connection.fetchval(SET_TENANT, tenant)
             yield connection
+    except asyncpg.ReadOnlySQLTransactionError:
+        raise  # an API that writes is a mistake of ours, not a database that is away
     except (*LOST, asyncpg.InterfaceError):
         raise Unavailable("The database cannot be reached; try again.") from None

@@ -21,8 +21,12 @@ DAYS: Final = 3
 FIRST_DEPOSIT: Final = 100_000
 """So much that nothing is ever refused: then the order of what follows is all the same."""
 
-SAME_PARTITIONS: Final[Besides] = {"toy": {"entries": ("event_id",), "subjects": ("now",)}, "bonus": {}}
-"""An event of the stream causes facts that are named by its offset, and a letter carries its sender's last `now`."""
+SAME_PARTITIONS: Final[Besides] = {
+    "toy": {"entries": ("event_id",), "subjects": ("now",)},
+    "bonus": {"subjects": ("now",)},
+}
+"""An event of the stream causes facts that are named by its offset, and a letter carries its sender's last `now`; a
+deposit decided after it carries that on to the bonus worker."""
 OTHER_PARTITIONS: Final[Besides] = {
     "toy": {
         "clocks": ("*",),
@@ -32,7 +36,7 @@ OTHER_PARTITIONS: Final[Besides] = {
         "subjects": ("partition", "now"),
         "transfers": ("transfer_id",),
     },
-    "bonus": {"clocks": ("*",), "requests": ("event_id", "partition"), "subjects": ("partition",)},
+    "bonus": {"clocks": ("*",), "requests": ("event_id", "partition"), "subjects": ("partition", "now")},
 }
 """With other partitions an input has another offset, which names what it caused."""
 
