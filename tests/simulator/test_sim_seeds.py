@@ -13,7 +13,7 @@ FIRST = 1000
 FLOOR = 200
 """So many seeds must run, or the machine is too slow for its answer to count."""
 MOST = 400
-"""A bound while seed 1456 breaks law 2 (docs/open.md): the same seeds on every machine, so that CI says what changed."""
+"""A bound while seed 1456 breaks law 2 (docs/open.md): the same seeds on every machine."""
 BUDGET_SECONDS = float(os.environ.get("REGULARS_SEEDS_SECONDS", "165"))
 """Seeds begin within this time; those that have begun are run to their ends."""
 NOT_A_RUN = "tests.simulator.test_sim_seeds:raises"
