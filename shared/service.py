@@ -18,7 +18,6 @@ from fastapi import APIRouter
 
 from shared.http.credentials import Credentials
 from shared.http.database import api_pool
-from shared.http.health import Check
 from shared.http.serve import Background
 from shared.keyring import Keyring
 from shared.log.lanes import Lanes
@@ -183,15 +182,3 @@ def refreshing(credentials: Credentials, pool: Any) -> Background:
                 await asyncio.wait_for(stop.wait(), CREDENTIALS_REFRESH_SECONDS)
 
     return run
-
-
-def readiness(workers: Sequence[Worker]) -> dict[str, Check]:
-    """Checks of /readyz: no partition stands still with an alarm."""
-
-    def check_of(worker: Worker) -> Check:
-        async def check() -> str:
-            return "; ".join(f"partition {q}: {why}" for q, why in sorted(worker.alarms.items()))
-
-        return check
-
-    return {worker.owner.partition("@")[0]: check_of(worker) for worker in workers}

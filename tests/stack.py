@@ -28,7 +28,6 @@ from shared.service import (
     opened_access,
     opened_log,
     opened_workers,
-    readiness,
     refreshing,
 )
 from shared.settings import Settings
@@ -138,7 +137,7 @@ async def running_stack(
             credentials=credentials,
             admission=Admission(ROOMY, monotonic, metrics),
             metrics=metrics,
-            checks=readiness(list(workers.values())),
+            checks={},
         )
         client = await exits.enter_async_context(
             httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://stack")
