@@ -69,8 +69,8 @@ async def caught_up(front: Front, after: PositionToken, wait_seconds: float) -> 
         await front.refuse_ahead(inbox=inbox, events=after.events)
     except AheadOfLog as error:
         raise BadPosition(f"{error}. Send a Regulars-Position of this system, unchanged.") from None
-    except (StoreUnavailable, LogUnavailable):
-        raise Unavailable("The database or the log cannot be reached; try again.") from None
+    except (StoreUnavailable, LogUnavailable) as error:
+        raise Unavailable("The database or the log cannot be reached; try again.") from error
     raise NotCaughtUp("This service has not reached the position yet; try again.")
 
 
@@ -95,8 +95,8 @@ async def ask(front: Front, question: Question) -> Answered:
     )
     try:
         asked = await front.ask(event, question.wait_seconds)
-    except (AppendFailed, LogUnavailable, StoreUnavailable):
-        raise Unavailable("It is not known whether the request was kept: repeat it with the same key.") from None
+    except (AppendFailed, LogUnavailable, StoreUnavailable) as error:
+        raise Unavailable("It is not known whether the request was kept: repeat it with the same key.") from error
     except EntryRefused as error:
         raise Fault(str(error)) from error
     position = PositionToken({front.worker: {asked.partition: asked.offset + 1}})
@@ -132,8 +132,8 @@ async def recalled(front: Front, tenant: str, key: str, wait_seconds: float, *, 
     """
     try:
         asked = await front.recall(tenant, key, wait_seconds)
-    except (LogUnavailable, StoreUnavailable):
-        raise Unavailable("The database or the log cannot be reached; try again.") from None
+    except (LogUnavailable, StoreUnavailable) as error:
+        raise Unavailable("The database or the log cannot be reached; try again.") from error
     if asked is None or not _is_of(asked, request, outcome):
         raise NotFound(
             "Nothing was decided under this key here: check it, and send the position of the 202 as Regulars-After."

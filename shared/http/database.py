@@ -62,5 +62,5 @@ async def tenant_connection(pool: "asyncpg.Pool", tenant: str) -> AsyncIterator[
             yield connection
     except asyncpg.ReadOnlySQLTransactionError:
         raise  # an API that writes is a mistake of ours, not a database that is away
-    except (*LOST, asyncpg.InterfaceError):
-        raise Unavailable("The database cannot be reached; try again.") from None
+    except (*LOST, asyncpg.InterfaceError) as error:
+        raise Unavailable("The database cannot be reached; try again.") from error

@@ -1,5 +1,6 @@
 """Errors as callers see them: RFC 9457 problems, each with a stable `type`, mapped to HTTP here and nowhere else."""
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Final
 
@@ -10,6 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
 from shared.telemetry import correlation_id
+
+log = logging.getLogger("regulars.http")
 
 MEDIA_TYPE: Final = "application/problem+json"
 TYPE_BASE: Final = "/problems/"
@@ -215,6 +218,8 @@ def map_problems(app: FastAPI) -> None:
 
 async def _ours(_: Request, error: Exception) -> Response:
     assert isinstance(error, Problem)
+    if isinstance(error, Unavailable) and error.__cause__ is not None:
+        log.warning("%s: %r", error.detail, error.__cause__)
     return render(error)
 
 

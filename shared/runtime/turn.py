@@ -136,7 +136,8 @@ class Turn:
     def _decide(self, work: Work) -> None:
         event, rows = work.event, self.rows
         if work.unreadable:
-            self.park(work, work.unreadable)
+            if not self._is_duplicate(event):
+                self.park(work, work.unreadable)
             return
         if work.kind == "event":
             fold_other(self._rules, rows, event, self._q)
@@ -149,10 +150,14 @@ class Turn:
         if isinstance(event.data, RetryInput):
             self._retry(work, event.data, now)
             return
-        if event.request_key and rows.get(REQUESTS, (event.tenant, event.request_key)) is not None:
-            self.counters["duplicate_requests"] += 1
-            return
-        self._answer(work, now)
+        if not self._is_duplicate(event):
+            self._answer(work, now)
+
+    def _is_duplicate(self, event: Event) -> bool:
+        if not event.request_key or self.rows.get(REQUESTS, (event.tenant, event.request_key)) is None:
+            return False
+        self.counters["duplicate_requests"] += 1
+        return True
 
     def _answer(self, work: Work, now: datetime) -> None:
         try:

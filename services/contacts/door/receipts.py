@@ -45,13 +45,15 @@ class Receipts:
     async def told(self, tenant: str, named: Collection[Named], wait_seconds: float) -> Told:
         """Receipts once the log has acknowledged their facts. Raises NotCaughtUp."""
         receipts, unpublished = await self._read(tenant, named)
+        if not receipts:
+            return Told({}, PositionToken({}))
         try:
             if not await self._front.wait(inbox=unpublished, events={}, wait_seconds=wait_seconds):
                 raise NotCaughtUp("It is decided, but the log has not acknowledged it yet; try again.")
             partitions = {partition_of(tenant, one.subject, self._front.partitions) for one in receipts.values()}
-            ends = await self._front.stream_ends() if partitions else {}
-        except (StoreUnavailable, LogUnavailable):
-            raise Unavailable("The database or the log cannot be reached; try again.") from None
+            ends = await self._front.stream_ends()
+        except (StoreUnavailable, LogUnavailable) as error:
+            raise Unavailable("The database or the log cannot be reached; try again.") from error
         return Told(receipts, PositionToken({}, {q: ends[q] for q in sorted(partitions)}))
 
     async def _read(self, tenant: str, named: Collection[Named]) -> tuple[dict[Named, Receipt], dict[int, int]]:

@@ -183,8 +183,8 @@ class Asking:
         """
         try:
             ends = await self.access.fronts["contacts"].stream_ends()
-        except LogUnavailable:
-            raise Unavailable("It is done, but the log cannot be reached: repeat it with the same key.") from None
+        except LogUnavailable as error:
+            raise Unavailable("It is done, but the log cannot be reached: repeat it with the same key.") from error
         response.headers[POSITION_HEADER] = PositionToken({}, ends).encode()
         with suppress(StoreUnavailable):
             await self.access.fronts["door"].wait(inbox={}, events=ends, wait_seconds=self.wait_seconds)

@@ -254,8 +254,8 @@ async def _told_everywhere(access: Access, wait_seconds: float, response: Respon
     front = front_of(access)
     try:
         ends = await front.stream_ends()
-    except LogUnavailable:
-        raise Unavailable("It is done, but the log cannot be reached: repeat it with the same key.") from None
+    except LogUnavailable as error:
+        raise Unavailable("It is done, but the log cannot be reached: repeat it with the same key.") from error
     response.headers[POSITION_HEADER] = PositionToken({}, ends).encode()
     with suppress(StoreUnavailable):
         await front.wait(inbox={}, events=ends, wait_seconds=wait_seconds)

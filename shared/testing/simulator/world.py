@@ -37,7 +37,7 @@ from shared.testing.simulator.loss import rebuilt
 from shared.testing.simulator.plan import LEASE_SECONDS, Faults, Plan
 from shared.testing.simulator.processes import Process
 from shared.testing.simulator.refold import refold
-from shared.testing.simulator.stream import Breach, Cause, Stream, enforce
+from shared.testing.simulator.stream import Breach, Cause, LawBroken, Stream, enforce
 from shared.testing.simulator.workers import MakeWorker, Point, Seat, make_worker
 
 HEAL_SECONDS_MAX: Final = 300.0
@@ -109,6 +109,7 @@ class World:
         self._watches: dict[str, Look] = {}
         self._workers: dict[str, tuple[Process, Worker, str]] = {}
         self._lost: set[str] = set()
+        self._broken: LawBroken | None = None
         self._mishaps: asyncio.Task[None] | None = None
         self._healing = False
 
@@ -130,7 +131,10 @@ class World:
             self._adopt(worker, MemoryStoreContent(lambda _reached: self.faults.drops()))
 
     def look(self) -> None:
-        """Hold laws 1-3, 6 and 8 against what is durable now; raises LawBroken."""
+        """Hold laws 1-3, 6 and 8 against what is durable now; raises LawBroken, and the same for ever after: a worker
+        that found it first may have ended by it unseen."""
+        if self._broken is not None:
+            raise self._broken
         breaches: list[Breach] = []
         for q in range(self.plan.partitions):
             records = self.log.records[At(EVENTS, q)]
@@ -150,7 +154,11 @@ class World:
                     breaches += check_positions({q: before}, {q: after})
             if moved:
                 breaches += self._watches[worker]()
-        enforce(breaches, f"at second {self.loop.time():.3f}, step {self.loop.steps}")
+        try:
+            enforce(breaches, f"at second {self.loop.time():.3f}, step {self.loop.steps}")
+        except LawBroken as broken:
+            self._broken = broken
+            raise
 
     async def heal(self) -> None:
         """From now on nothing breaks any more."""
