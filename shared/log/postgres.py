@@ -8,6 +8,7 @@ machine and a small shop; `regulars log copy` carries a shop to Kafka.
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -23,8 +24,9 @@ from shared.log.port import (
     TopicUnsafe,
     refuse_entries,
 )
-from shared.log.postgres_appender import APPEND_GROUP, GroupAppender
+from shared.log.postgres_appender import APPEND_GROUP, GroupAppender, Row
 from shared.log.postgres_reader import PostgresReader
+from shared.log.postgres_tail import Tail
 from shared.log.postgres_watch import CONNECTION_ERRORS, Extent, Place, Waiter, Watch
 
 SQL_DIRECTORY: Final = Path(__file__).parent / "sql"
@@ -68,8 +70,10 @@ class PostgresLog:
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
         self._opening = asyncio.Lock()
         self._topics: dict[str, _Known] = {}
-        self._appender = GroupAppender(self._append_group)
+        self._appender = GroupAppender(self._append_group, self._appended)
         self._watch = Watch(self._connect_watch, self._extents)
+        self._tail = Tail()
+        self._names: dict[int, str] = {}
 
     CREATE_SCHEMA = """
     create schema if not exists regulars_log
@@ -171,29 +175,38 @@ class PostgresLog:
         try:
             known = await self._topic(at.topic)
             refuse_entries(at, entries, tombstones=known.compacted)
+            place = Place(known.topic_id, at.partition)
             if known.compacted:
-                base = await self._append_compacted(known, at.partition, entries)
+                base = await self._append_compacted(place, entries)
             else:
-                base = await self._appender.append(Place(known.topic_id, at.partition), entries)
+                base = await self._appender.append(place, entries)
         except LogUnavailable as error:
             raise AppendFailed(f"{at}: {error}") from error
         if base is None:
             raise TopicUnsafe(f"{at.topic} has no partition {at.partition}")
-        self._watch.appended(Place(known.topic_id, at.partition), base + len(entries))
         return base
 
-    async def _append_compacted(self, known: _Known, partition: int, entries: Sequence[Entry]) -> int | None:
+    def _appended(self, place: Place, base: int, entries: Sequence[Entry], appended_at: datetime) -> None:
+        at = At(self._names[place.topic_id], place.partition)
+        records = [Record(at, base + nth, key, value, appended_at) for nth, (key, value) in enumerate(entries)]
+        self._tail.forget_outside(place, Extent(0, base))
+        self._tail.add(place, records)
+        self._watch.appended(place, base + len(entries))
+
+    async def _append_compacted(self, place: Place, entries: Sequence[Entry]) -> int | None:
         keys, values = [entry.key for entry in entries], [entry.value for entry in entries]
         async with self._connection() as connection:
-            base: int | None = await connection.fetchval(self.APPEND_COMPACTED, known.topic_id, partition, keys, values)
+            base: int | None = await connection.fetchval(self.APPEND_COMPACTED, *place, keys, values)
+        if base is not None:
+            self._watch.appended(place, base + len(entries))
         return base
 
     async def _append_group(
         self, topic_ids: list[int], partitions: list[int], keys: list[bytes], values: list[bytes | None]
-    ) -> list[tuple[int, int, int]]:
+    ) -> list[Row]:
         async with self._connection() as connection:
             rows = await connection.fetch(APPEND_GROUP, topic_ids, partitions, keys, values)
-        return [(row[0], row[1], row[2]) for row in rows]
+        return [(row[0], row[1], row[2], row[3]) for row in rows]
 
     async def reader(self, positions: Mapping[At, int]) -> PostgresReader:
         places: dict[At, Place] = {}
@@ -297,9 +310,14 @@ class PostgresLog:
 
     async def _read(self, at: At, place: Place, position: int, most: int) -> list[Record]:
         """Up to `most` records from `position`, bounded in bytes too."""
+        if recent := self._tail.take(place, position, most):
+            return list(recent)
         async with self._connection() as connection:
             rows = await connection.fetch(self.READ, place.topic_id, place.partition, position, most, TAKE_BYTES_MAX)
-        return [Record(at, offset, key, value, appended_at) for offset, key, value, appended_at in rows]
+        records = [Record(at, offset, key, value, appended_at) for offset, key, value, appended_at in rows]
+        if not self._topics[at.topic].compacted:
+            self._tail.add(place, records)
+        return records
 
     FIND_EXTENTS = """
     select topic_id, partition, start_offset, next_offset from regulars_log.heads
@@ -312,6 +330,8 @@ class PostgresLog:
         async with self._connection() as connection:
             rows = await connection.fetch(self.FIND_EXTENTS, topic_ids, partitions)
         found = {Place(row[0], row[1]): Extent(row[2], row[3]) for row in rows}
+        for place, extent in found.items():
+            self._tail.forget_outside(place, extent)
         if len(found) < len(set(wanted)):
             raise TopicUnsafe(f"partitions without a head row: {sorted(set(wanted) - set(found))}")
         return found
@@ -327,6 +347,7 @@ class PostgresLog:
             if row is None:
                 raise TopicUnsafe(f"{name} is missing: run set-up")
             self._topics[name] = _Known(*row)
+            self._names[row["topic_id"]] = name
         return self._topics[name]
 
     @asynccontextmanager

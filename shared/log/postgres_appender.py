@@ -7,7 +7,8 @@ each append is still all or nothing and dense in its own partition.
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from datetime import datetime
+from typing import Final, TypeAlias
 
 from shared.log.port import BATCH_BYTES_MAX, Entry
 from shared.log.postgres_watch import Place
@@ -38,11 +39,14 @@ with entry as (
     select head.topic_id, head.partition, head.base + entry.place - 1, entry.key, entry.value, head.appended_at
     from head join entry using (topic_id, partition) order by entry.nth
 )
-select topic_id, partition, base from head
+select topic_id, partition, base, appended_at from head
 """
 
-Execute = Callable[[list[int], list[int], list[bytes], list[bytes | None]], Awaitable[Sequence[tuple[int, int, int]]]]
-"""Runs APPEND_GROUP; returns (topic number, partition, base offset). Raises LogError."""
+Row: TypeAlias = tuple[int, int, int, datetime]
+Execute = Callable[[list[int], list[int], list[bytes], list[bytes | None]], Awaitable[Sequence[Row]]]
+"""Runs APPEND_GROUP; returns (topic number, partition, base offset, append time). Raises LogError."""
+Appended = Callable[[Place, int, Sequence[Entry], datetime], None]
+"""Hears of each append that is durable, in the order of its offsets, before its caller does."""
 
 
 @dataclass(eq=False)
@@ -59,8 +63,8 @@ class _Append:
 class GroupAppender:
     """Appends of one process, one statement at a time. A cancelled caller's append still goes out."""
 
-    def __init__(self, execute: Execute) -> None:
-        self._execute = execute
+    def __init__(self, execute: Execute, appended: Appended) -> None:
+        self._execute, self._appended = execute, appended
         self._waiting: list[_Append] = []
         self._running: asyncio.Task[None] | None = None
 
@@ -113,11 +117,12 @@ class GroupAppender:
             [entry.key for _, entry in flat],
             [entry.value for _, entry in flat],
         )
-        next_of: dict[Place, int] = {Place(topic_id, partition): base for topic_id, partition, base in found}
+        next_of = {Place(topic_id, partition): (base, at) for topic_id, partition, base, at in found}
         bases: list[int | None] = []
         for one in group:
-            base = next_of.get(one.place)
+            base, at = next_of.get(one.place, (None, None))
             bases.append(base)
-            if base is not None:
-                next_of[one.place] = base + len(one.entries)
+            if base is not None and at is not None:
+                self._appended(one.place, base, one.entries, at)
+                next_of[one.place] = base + len(one.entries), at
         return bases

@@ -13,7 +13,7 @@ import orjson
 
 from shared.log.port import EVENTS
 from shared.runtime.postgres_session import Connection
-from shared.runtime.store import Due, OutboxRow, Position, Reached, Sent
+from shared.runtime.store import Acknowledged, Due, OutboxRow, Position, Reached, Sent
 
 UNSENT_BYTES_MAX: Final = 8_000_000
 """Of keys and values that one reading of the outbox returns, unless its first group alone is larger."""
@@ -220,21 +220,25 @@ async def sent(connection: Connection, partition: int) -> tuple[dict[int, Sent],
 
 RECORD_SENT = """
 with told as (
-    insert into answers (partition, answered) values ($1, $5)
+    insert into answers (partition, answered) select * from unnest($1::int[], $2::bigint[])
     on conflict (partition) do update set answered = excluded.answered where answers.answered < excluded.answered
 )
 insert into relays (partition, target, sequence, next_offset)
-select $1, acknowledged.* from unnest($2::int[], $3::bigint[], $4::bigint[]) as acknowledged
+select * from unnest($3::int[], $4::int[], $5::bigint[], $6::bigint[])
 on conflict (partition, target) do update set sequence = excluded.sequence, next_offset = excluded.next_offset
 where (relays.sequence, relays.next_offset) < (excluded.sequence, excluded.next_offset)
 """
 
 
-async def record_sent(connection: Connection, partition: int, sent: Mapping[int, Sent], answered: int) -> None:
-    targets = sorted(sent)
-    sequences = [sent[target].sequence for target in targets]
-    next_offsets = [sent[target].next_offset for target in targets]
-    await connection.execute(RECORD_SENT, partition, targets, sequences, next_offsets, answered)
+async def record_sent(connection: Connection, acknowledged: Mapping[int, Acknowledged]) -> None:
+    partitions = sorted(acknowledged)
+    sent = [
+        (partition, target, *acknowledged[partition].sent[target])
+        for partition in partitions
+        for target in sorted(acknowledged[partition].sent)
+    ]
+    answered = [acknowledged[partition].answered for partition in partitions]
+    await connection.execute(RECORD_SENT, partitions, answered, *(zip(*sent, strict=True) if sent else ((),) * 4))
 
 
 # Timers of test-clock tenants lie behind the wall clock for good, so that passing over them would cost more with each.

@@ -12,6 +12,7 @@ from shared.events.envelope import head_of, load
 from shared.log.port import EVENTS, At, Log, Reader, Record, inbox
 from shared.runtime.accept import DatabaseOlderThanLog, Unreadable, Work, accept, timers
 from shared.runtime.commit import Batch, Committer, Stale
+from shared.runtime.recorder import Recorder
 from shared.runtime.relay import Point, Relay, no_point
 from shared.runtime.store import Position, Reached, Sent, Store
 from shared.runtime.tables import Kept
@@ -56,6 +57,7 @@ class Parts:
         self.wall, self.announce = wall, announce
         self.counters, self.point = counters, point
         self.committer = Committer(context, store, tuning.batch_max, publish_keys, counters, point)
+        self.recorder = Recorder(store)
         self.inbox = inbox(context.rules.worker, tuning.generation)
 
 
@@ -69,7 +71,9 @@ class OwnedPartition:
         self.stopping = asyncio.Event()
         self._parts, self._q = parts, position.partition
         self._inbox, self._events = At(parts.inbox, self._q), At(EVENTS, self._q)
-        self._relay = self.relay_class(parts.log, parts.store, self._q, self._tell, parts.counters, parts.point)
+        self._relay = self.relay_class(
+            parts.log, parts.store, parts.recorder, self._q, self._tell, parts.counters, parts.point
+        )
         self._reader: Reader
         self._stream_first = 0
         """Up to this offset the stream is read before any request: configuration and clocks stand there."""

@@ -5,7 +5,7 @@ position and one to commit. The machinery's SQL is in `shared.runtime.machinery`
 """
 
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from typing import Any, Final
@@ -22,6 +22,7 @@ from shared.runtime.postgres_session import (
     server_settings,
 )
 from shared.runtime.store import (
+    Acknowledged,
     Due,
     OutboxRow,
     Position,
@@ -202,9 +203,9 @@ class PostgresStore:
         async with self._asked() as connection:
             return await machinery.sent(connection, partition)
 
-    async def record_sent(self, partition: int, sent: dict[int, Sent], answered: int) -> None:
+    async def record_sent(self, acknowledged: Mapping[int, Acknowledged]) -> None:
         async with self._asked() as connection:
-            await machinery.record_sent(connection, partition, sent, answered)
+            await machinery.record_sent(connection, acknowledged)
 
     async def due(self, partition: int, now: datetime, most: int) -> list[Due]:
         async with self._asked() as connection:

@@ -3,17 +3,15 @@
 import asyncio
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
 from itertools import groupby
 from typing import Final
 
 from shared.log.port import BATCH_BYTES_MAX, EVENTS, AppendFailed, At, Entry, Log, LogUnavailable
+from shared.runtime.recorder import Recorder
 from shared.runtime.store import OutboxRow, Sent, Store
 
 BACKLOG_ROWS: Final = 5_000
 WAITING_BYTES_MAX: Final = 16 * 1024 * 1024
-RECORD_SECONDS: Final = 0.1
-"""Acknowledgements are recorded at most this often; those who wait are told at once."""
 RETRY_SECONDS: Final = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 
 Point = Callable[[str], Awaitable[None]]
@@ -31,17 +29,24 @@ class Relay:
     """
 
     def __init__(
-        self, log: Log, store: Store, partition: int, told: Callable[[], None], counters: Counter[str], point: Point
+        self,
+        log: Log,
+        store: Store,
+        recorder: Recorder,
+        partition: int,
+        told: Callable[[], None],
+        counters: Counter[str],
+        point: Point,
     ) -> None:
         self.sent: dict[int, Sent] = {}
         self.answered = 0
         """The next inbox offset whose outcome the log has not acknowledged yet."""
-        self._log, self._store, self._q, self._told = log, store, partition, told
+        self._log, self._store, self._recorder, self._q, self._told = log, store, recorder, partition, told
         self._counters, self._point = counters, point
         self._queue: deque[tuple[Sequence[OutboxRow], int]] = deque()
         self._waiting_bytes = 0
         self._pushed, self._progressed = asyncio.Event(), asyncio.Event()
-        self._unrecorded, self._record_at, self._draining = False, 0.0, False
+        self._unnoted: dict[int, Sent] = {}
 
     async def catch_up(self, answered: int) -> None:
         """Publish what an earlier owner left; then the outcomes of inputs before `answered` are in the log."""
@@ -49,8 +54,8 @@ class Relay:
             await self._publish(rows)
             self._counters["backlog_rows"] += len(rows)
         self.answered = max(self.answered, answered)
-        await self._store.record_sent(self._q, self.sent, self.answered)
-        self._told()
+        self._unnoted = dict(self.sent)
+        self._note()
 
     def push(self, rows: Sequence[OutboxRow], answered: int) -> None:
         """Hand over the rows of a commit, and the inbox offset it reached."""
@@ -66,50 +71,33 @@ class Relay:
 
     async def drained(self) -> None:
         """Wait until everything pushed is acknowledged and recorded."""
-        self._draining = True
-        self._pushed.set()
-        while self._queue or self._unrecorded:
+        while self._queue:
             self._progressed.clear()
             await self._progressed.wait()
+        await self._recorder.flushed(self._q)
 
     async def run(self) -> None:
-        """Publish until cancelled; record at leisure what was acknowledged."""
-        loop = asyncio.get_running_loop()
+        """Publish until cancelled."""
         while True:
-            if self._unrecorded and (self._draining or loop.time() >= self._record_at):
-                await self._record()
-            if not self._queue:
+            while not self._queue:
                 self._pushed.clear()
-                await self._more()
-                continue
+                await self._pushed.wait()
             taken = list(self._queue)
             rows = [row for pushed, _ in taken for row in pushed]
             await self._publish(rows)
             self.answered = max(self.answered, taken[-1][1])
-            self._told()
+            self._note()
             await self._point("relay.acknowledged")
-            if not self._unrecorded:
-                self._unrecorded, self._record_at = True, loop.time() + RECORD_SECONDS
             for _ in taken:
                 self._queue.popleft()
             self._waiting_bytes -= sum(len(row.value) for row in rows)
             self._progressed.set()
 
-    async def _more(self) -> None:
-        """Wait for the next push, or until what was acknowledged is to be recorded."""
-        if not self._unrecorded:
-            await self._pushed.wait()
-            return
-        left = 0.0 if self._draining else max(0.0, self._record_at - asyncio.get_running_loop().time())
-        with suppress(TimeoutError):
-            async with asyncio.timeout(left):
-                await self._pushed.wait()
-
-    async def _record(self) -> None:
-        """Where the next owner goes on. Without it, that one reads the stream a little further back."""
-        await self._store.record_sent(self._q, self.sent, self.answered)
-        self._unrecorded = False
-        self._progressed.set()
+    def _note(self) -> None:
+        """Tell those who wait, and have it recorded where the next owner goes on."""
+        self._told()
+        sent, self._unnoted = self._unnoted, {}
+        self._recorder.note(self._q, sent, self.answered)
 
     async def _publish(self, rows: Iterable[OutboxRow]) -> None:
         for wave in _waves(rows):
@@ -123,7 +111,7 @@ class Relay:
         for batch in _batches([row for row in rows if row.sequence > last]):
             entries = [Entry(row.key, row.value) for row in batch]
             first = await self._append(At(EVENTS, target), entries)
-            self.sent[target] = Sent(batch[-1].sequence, first + len(entries))
+            self.sent[target] = self._unnoted[target] = Sent(batch[-1].sequence, first + len(entries))
             self._counters["published"] += len(entries)
 
     async def _append(self, at: At, entries: Sequence[Entry]) -> int:

@@ -4,7 +4,7 @@
 behaviour suite (`tests/runtime/test_store_behaviour.py`). State tables are reached through their `Table`.
 """
 
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -49,6 +49,14 @@ class Sent(NamedTuple):
 
     sequence: int
     next_offset: int
+
+
+class Acknowledged(NamedTuple):
+    """What the log has acknowledged of a partition's outbox, and the inbox offset up to which it was answered."""
+
+    sent: Mapping[int, Sent]
+    """By target; one that is left out stays as it was."""
+    answered: int
 
 
 class Reached(NamedTuple):
@@ -166,8 +174,8 @@ class Store(Protocol):
         """What the relay last recorded: per target, and the inbox offset answered."""
         ...
 
-    async def record_sent(self, partition: int, sent: dict[int, Sent], answered: int) -> None:
-        """Record acknowledgements; never moves back."""
+    async def record_sent(self, acknowledged: Mapping[int, Acknowledged]) -> None:
+        """Record acknowledgements by partition; never moves back."""
         ...
 
     async def due(self, partition: int, now: datetime, most: int) -> list[Due]:

@@ -8,7 +8,7 @@ deadlock, a lock time-out or an idle time-out. Every await is a `point`, where a
 import asyncio
 import contextlib
 from bisect import bisect_right
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from copy import deepcopy
 from datetime import datetime, timedelta
@@ -18,6 +18,7 @@ from typing import Any, Final
 from shared.log.port import EVENTS
 from shared.runtime.state import CLOCKS, SUBJECTS, TABLES
 from shared.runtime.store import (
+    Acknowledged,
     Due,
     OutboxRow,
     Position,
@@ -319,13 +320,14 @@ class MemoryStore:
         await self.point("store.sent")
         return dict(self.content.relays.get(partition, {})), self.content.answered.get(partition, 0)
 
-    async def record_sent(self, partition: int, sent: dict[int, Sent], answered: int) -> None:
+    async def record_sent(self, acknowledged: Mapping[int, Acknowledged]) -> None:
         await self.point("store.record_sent")
-        relays = self.content.relays.setdefault(partition, {})
-        for target, now_sent in sent.items():
-            if now_sent.sequence > relays.get(target, Sent(0, 0)).sequence:
-                relays[target] = now_sent
-        self.content.answered[partition] = max(answered, self.content.answered.get(partition, 0))
+        for partition, (sent, answered) in acknowledged.items():
+            relays = self.content.relays.setdefault(partition, {})
+            for target, now_sent in sent.items():
+                if now_sent.sequence > relays.get(target, Sent(0, 0)).sequence:
+                    relays[target] = now_sent
+            self.content.answered[partition] = max(answered, self.content.answered.get(partition, 0))
         await self.point("store.record_sent.durable")
 
     async def due(self, partition: int, now: datetime, most: int) -> list[Due]:

@@ -17,7 +17,7 @@ from shared.runtime import machinery
 from shared.runtime.postgres_session import Connection, SessionSettings
 from shared.runtime.postgres_store import PostgresStore, lock_clause
 from shared.runtime.state import CLOCKS, SUBJECTS, TABLES, SubjectRow
-from shared.runtime.store import OutboxRow, Position, Reached, Sent, StoreConflict, StoreUnavailable
+from shared.runtime.store import Acknowledged, OutboxRow, Position, Reached, Sent, StoreConflict, StoreUnavailable
 from shared.runtime.tables import Table
 from tests.runtime.toy_store import (
     DEADLINE_SECONDS,
@@ -251,9 +251,9 @@ async def test_the_outbox_is_cut_by_time_and_old_parts_go_once_acknowledged(
     insert = "insert into outbox values (0, 0, $1, $1, false, '', '', $2)"
     await admin.execute(insert, 2, datetime(2001, 1, 1, 3, tzinfo=UTC))
     await admin.execute(insert, 3, datetime(2001, 1, 9, tzinfo=UTC))
-    await store.record_sent(0, {0: Sent(1, 1)}, 0)
+    await store.record_sent({0: Acknowledged({0: Sent(1, 1)}, 0)})
     assert await store.maintain() == (0, 0)
-    await store.record_sent(0, {0: Sent(3, 3)}, 0)
+    await store.record_sent({0: Acknowledged({0: Sent(3, 3)}, 0)})
     assert await store.maintain() == (0, 1)
     assert await admin.fetchval("select count(*) from outbox") == 2
     assert [row.target for row in await store.unsent(0, {0: Sent(1, 1)}, 10)] == [4]

@@ -7,7 +7,7 @@ import pytest
 
 from shared.log.port import EVENTS
 from shared.runtime.state import CLOCKS, SUBJECTS, ClockRow, SubjectRow
-from shared.runtime.store import Due, OutboxRow, Position, Reached, Sent, Store
+from shared.runtime.store import Acknowledged, Due, OutboxRow, Position, Reached, Sent, Store
 from tests.runtime.toy_store import claimed, held, until
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -73,10 +73,11 @@ class TestOutbox:
 
     async def test_what_was_recorded_as_sent_never_moves_back(self, store: Store, other: Store) -> None:
         assert await store.sent(0) == ({}, 0)
-        await store.record_sent(0, {0: Sent(5, 100), 3: Sent(2, 40)}, 17)
-        await other.record_sent(0, {0: Sent(4, 90), 3: Sent(3, 41), 7: Sent(1, 8)}, 12)
-        await other.record_sent(0, {}, 18)
+        await store.record_sent({0: Acknowledged({0: Sent(5, 100), 3: Sent(2, 40)}, 17)})
+        await other.record_sent({0: Acknowledged({0: Sent(4, 90), 3: Sent(3, 41), 7: Sent(1, 8)}, 12)})
+        await other.record_sent({4: Acknowledged({4: Sent(1, 7)}, 2), 0: Acknowledged({}, 18)})
         assert await other.sent(0) == ({0: Sent(5, 100), 3: Sent(3, 41), 7: Sent(1, 8)}, 18)
+        assert await other.sent(4) == ({4: Sent(1, 7)}, 2)
         assert await other.sent(1) == ({}, 0)
 
     async def test_reached_is_what_is_acknowledged_applied_and_published(self, store: Store, other: Store) -> None:
@@ -87,7 +88,7 @@ class TestOutbox:
             position.offsets = {EVENTS: 33, "regulars.inbox.toy.1": 9}
             await batch.move(position)
         assert await other.reached(2) == Reached(2, 0, 33, 0)
-        await store.record_sent(2, {1: Sent(8, 800), 2: Sent(4, 61)}, 9)
+        await store.record_sent({2: Acknowledged({1: Sent(8, 800), 2: Sent(4, 61)}, 9)})
         assert await other.reached(2) == Reached(2, 9, 33, 61)
 
 

@@ -1,0 +1,64 @@
+"""Where the relays of one worker process record what the log has acknowledged, all in one statement, at leisure.
+
+Without it nothing is lost: the next owner of a partition reads the stream a little further back.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Final
+
+from shared.runtime.store import Acknowledged, Sent, Store, StoreError
+
+RECORD_SECONDS: Final = 0.1
+"""Acknowledgements are recorded at most this often; those who wait for them are told at once."""
+AGAIN_SECONDS: Final = 1.0
+"""After the database could not be reached."""
+
+
+class Recorder:
+    """Gathers acknowledgements until they are recorded, through faults of the database too."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._noted: dict[int, Acknowledged] = {}
+        self._in_flight: Mapping[int, Acknowledged] = {}
+        self._hurry, self._recorded = asyncio.Event(), asyncio.Event()
+        self._running: asyncio.Task[None] | None = None
+
+    def note(self, partition: int, sent: Mapping[int, Sent], answered: int) -> None:
+        """What was acknowledged since the partition's last note, and the inbox offset answered."""
+        before = self._noted.get(partition, Acknowledged({}, 0))
+        self._noted[partition] = Acknowledged({**before.sent, **sent}, max(before.answered, answered))
+        if self._running is None or self._running.done():
+            self._running = asyncio.create_task(self._run(), name="record what was sent")
+
+    async def flushed(self, partition: int) -> None:
+        """Wait until all that was noted of this partition is recorded, which it is at once."""
+        while partition in self._noted or partition in self._in_flight:
+            self._hurry.set()
+            self._recorded.clear()
+            await self._recorded.wait()
+
+    async def close(self) -> None:
+        """Record no more."""
+        if self._running is not None:
+            self._running.cancel()
+            await asyncio.gather(self._running, return_exceptions=True)
+
+    async def _run(self) -> None:
+        while self._noted:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(RECORD_SECONDS):
+                    await self._hurry.wait()
+            self._hurry.clear()
+            self._in_flight, self._noted = self._noted, {}
+            try:
+                await self._store.record_sent(self._in_flight)
+            except StoreError:
+                for partition, (sent, answered) in self._in_flight.items():
+                    later = self._noted.get(partition, Acknowledged({}, 0))
+                    self._noted[partition] = Acknowledged({**sent, **later.sent}, max(answered, later.answered))
+                await asyncio.sleep(AGAIN_SECONDS)
+            self._in_flight = {}
+            self._recorded.set()
