@@ -244,32 +244,41 @@ async def record_sent(connection: Connection, acknowledged: Mapping[int, Acknowl
 # Timers of test-clock tenants lie behind the wall clock for good, so that passing over them would cost more with each.
 # Their branch goes by tenant; the other one is not run where all tenants with timers are on test clocks.
 DUE = """
-with recursive clocked as (select tenant, at from clocks where partition = $1),
-tenants as (
-    select min(tenant) as tenant from subjects where partition = $1 and due_at is not null
+select asked.partition, due.* from unnest($1::int[]) as asked (partition) cross join lateral (
+    with recursive clocked as (select tenant, at from clocks where partition = asked.partition),
+    tenants as (
+        select min(tenant) as tenant from subjects where partition = asked.partition and due_at is not null
+        union all
+        select (
+            select min(tenant) from subjects
+            where partition = asked.partition and due_at is not null and tenant > tenants.tenant
+        )
+        from tenants where tenants.tenant in (select tenant from clocked)
+    )
+    (
+        select tenant, subject, due_at from subjects
+        where partition = asked.partition and due_at <= $2
+            and (select bool_or(tenant not in (select tenant from clocked)) from tenants)
+            and tenant <> all (array(select tenant from clocked))
+        order by due_at, tenant, subject limit $3
+    )
     union all
-    select (select min(tenant) from subjects where partition = $1 and due_at is not null and tenant > tenants.tenant)
-    from tenants where tenants.tenant in (select tenant from clocked)
-)
-(
-    select tenant, subject, due_at from subjects
-    where partition = $1 and due_at <= $2
-        and (select bool_or(tenant not in (select tenant from clocked)) from tenants)
-        and tenant <> all (array(select tenant from clocked))
+    select timers.* from clocked cross join lateral (
+        select tenant, subject, due_at from subjects
+        where partition = asked.partition and tenant = clocked.tenant and due_at <= clocked.at
+        order by due_at, subject limit $3
+    ) as timers
     order by due_at, tenant, subject limit $3
-)
-union all
-select timers.* from clocked cross join lateral (
-    select tenant, subject, due_at from subjects
-    where partition = $1 and tenant = clocked.tenant and due_at <= clocked.at
-    order by due_at, subject limit $3
-) as timers
-order by due_at, tenant, subject limit $3
+) as due
+order by asked.partition, due_at, tenant, subject
 """
 
 
-async def due(connection: Connection, partition: int, now: datetime, most: int) -> list[Due]:
-    return [Due(*record) for record in await connection.fetch(DUE, partition, now, most)]
+async def due(connection: Connection, partitions: Sequence[int], now: datetime, most: int) -> dict[int, list[Due]]:
+    found: dict[int, list[Due]] = {partition: [] for partition in partitions}
+    for partition, *timer in await connection.fetch(DUE, sorted(partitions), now, most):
+        found[partition].append(Due(*timer))
+    return found
 
 
 NEXT_DUE = """

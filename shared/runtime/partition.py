@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -12,9 +12,10 @@ from shared.events.envelope import head_of, load
 from shared.log.port import EVENTS, At, Log, Reader, Record, inbox
 from shared.runtime.accept import DatabaseOlderThanLog, Unreadable, Work, accept, timers
 from shared.runtime.commit import Batch, Committer, Stale
+from shared.runtime.gathered import Gathered
 from shared.runtime.recorder import Recorder
 from shared.runtime.relay import Point, Relay, no_point
-from shared.runtime.store import Position, Reached, Sent, Store
+from shared.runtime.store import Due, Position, Reached, Sent, Store
 from shared.runtime.tables import Kept
 from shared.runtime.turn import Context, Failed, Turn
 
@@ -58,7 +59,18 @@ class Parts:
         self.counters, self.point = counters, point
         self.committer = Committer(context, store, tuning.batch_max, publish_keys, counters, point)
         self.recorder = Recorder(store)
+        self.due = Gathered(self._due, "due timers")
+        self.due_most = max(1, tuning.batch_max // 4)
         self.inbox = inbox(context.rules.worker, tuning.generation)
+
+    async def _due(self, partitions: Sequence[int]) -> Mapping[int, list[Due]]:
+        return await self.store.due(partitions, self.wall(), self.due_most)
+
+    async def close(self) -> None:
+        """End what runs for all partitions."""
+        await self.committer.close()
+        await self.recorder.close()
+        await self.due.close()
 
 
 class OwnedPartition:
@@ -132,9 +144,8 @@ class OwnedPartition:
         now = self._parts.wall()
         waiting = self._timers_ready or (self._next_due is not None and self._next_due <= now)
         if waiting and self._parts.context.rules.settles:
-            share = max(1, most // 4)
-            found = await self._parts.store.due(self._q, now, share)
-            self._timers_ready = len(found) == share
+            found = await self._parts.due.of(self._q)
+            self._timers_ready = len(found) == self._parts.due_most
             if not self._timers_ready and self._next_due is not None and self._next_due <= now:
                 self._next_due = await self._parts.store.next_due(self._q)
             due = timers(found)

@@ -207,9 +207,9 @@ class PostgresStore:
         async with self._asked() as connection:
             await machinery.record_sent(connection, acknowledged)
 
-    async def due(self, partition: int, now: datetime, most: int) -> list[Due]:
+    async def due(self, partitions: Sequence[int], now: datetime, most: int) -> dict[int, list[Due]]:
         async with self._asked() as connection:
-            return await machinery.due(connection, partition, now, most)
+            return await machinery.due(connection, partitions, now, most)
 
     async def next_due(self, partition: int) -> datetime | None:
         async with self._asked() as connection:

@@ -178,8 +178,8 @@ class Store(Protocol):
         """Record acknowledgements by partition; never moves back."""
         ...
 
-    async def due(self, partition: int, now: datetime, most: int) -> list[Due]:
-        """Timers due at `now` (for a tenant with a test clock: at that clock), earliest first."""
+    async def due(self, partitions: Sequence[int], now: datetime, most: int) -> dict[int, list[Due]]:
+        """Timers due at `now` (for a tenant with a test clock: at that clock), earliest first, `most` of each."""
         ...
 
     async def next_due(self, partition: int) -> datetime | None:

@@ -98,8 +98,7 @@ class Worker:
             for task in left:
                 task.cancel()
             await asyncio.gather(*left, return_exceptions=True)
-            await self._parts.committer.close()
-            await self._parts.recorder.close()
+            await self._parts.close()
 
     async def _pause(self) -> None:
         """Until the leases need renewing, something ended, or stop; longer when partitions fail again and again."""

@@ -330,14 +330,17 @@ class MemoryStore:
             self.content.answered[partition] = max(answered, self.content.answered.get(partition, 0))
         await self.point("store.record_sent.durable")
 
-    async def due(self, partition: int, now: datetime, most: int) -> list[Due]:
+    async def due(self, partitions: Sequence[int], now: datetime, most: int) -> dict[int, list[Due]]:
         await self.point("store.due")
+        return {partition: self._due(partition, now)[:most] for partition in partitions}
+
+    def _due(self, partition: int, now: datetime) -> list[Due]:
         found = []
         for row in self._timers(partition):
             clock = self.content.rows.get(CLOCKS.name, {}).get((partition, row.tenant))
             if row.due_at <= (now if clock is None else clock.at):
                 found.append(Due(row.tenant, row.subject, row.due_at))
-        return sorted(found, key=attrgetter("due_at", "tenant", "subject"))[:most]
+        return sorted(found, key=attrgetter("due_at", "tenant", "subject"))
 
     def _timers(self, partition: int) -> list[Any]:
         rows = self.content.rows.get(SUBJECTS.name, {}).values()

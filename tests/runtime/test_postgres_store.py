@@ -320,7 +320,7 @@ async def test_plans_made_on_empty_tables_find_rows_by_index(shop: Shop[Postgres
 
 async def explained(connection: Connection, statement: str) -> str:
     await connection.execute("prepare asked as " + statement)
-    values = {machinery.UNSENT: "0, '{}', '{}', 5, 5", machinery.DUE: "0, now(), 5", machinery.NEXT_DUE: "0"}
+    values = {machinery.UNSENT: "0, '{}', '{}', 5, 5", machinery.DUE: "'{0}', now(), 5", machinery.NEXT_DUE: "0"}
     lines = await connection.fetch("explain execute asked (" + values.get(statement, "'{a}', '{b}'") + ")")
     await connection.execute("deallocate asked")
     return "\n".join(line[0] for line in lines)

@@ -113,10 +113,10 @@ class TestTimers:
             Due("acme", "early", NOON - hour),
             Due("acme", "exact", NOON),
         ]
-        assert await store.due(0, NOON, 10) == expected
-        assert await store.due(0, NOON, 2) == expected[:2]
-        assert await store.due(0, NOON - 2 * hour, 10) == expected[:1]
-        assert await store.due(5, NOON, 10) == []
+        assert (await store.due([0], NOON, 10))[0] == expected
+        assert (await store.due([0], NOON, 2))[0] == expected[:2]
+        assert (await store.due([0], NOON - 2 * hour, 10))[0] == expected[:1]
+        assert await store.due([5, 0], NOON, 1) == {5: [], 0: expected[:1]}
         assert await store.next_due(0) == NOON - hour
         assert await store.next_due(1) == NOON - hour
 
@@ -125,7 +125,7 @@ class TestTimers:
         async with store.transaction() as batch:
             await batch.save(SUBJECTS, [SubjectRow("sandbox", "a", 0, NOON, later)])
             await batch.save(CLOCKS, [ClockRow(0, "sandbox", later), ClockRow(1, "acme", later)])
-        assert await store.due(0, NOON, 10) == [Due("sandbox", "a", later)]
+        assert (await store.due([0], NOON, 10))[0] == [Due("sandbox", "a", later)]
         assert await store.next_due(0) is None
 
     async def test_tenants_with_and_without_test_clocks_do_not_hide_each_other(self, store: Store) -> None:
@@ -134,12 +134,12 @@ class TestTimers:
             await batch.save(SUBJECTS, [SubjectRow(tenant, "s", 0, NOON, NOON) for tenant in tenants])
             await batch.save(CLOCKS, [ClockRow(0, tenant, NOON) for tenant in ("a", "b", "d")])
         everybody = [Due(tenant, "s", NOON) for tenant in tenants]
-        assert await store.due(0, NOON, 10) == everybody
-        assert await store.due(0, NOON - timedelta(hours=1), 10) == [everybody[0], everybody[1], everybody[3]]
+        assert (await store.due([0], NOON, 10))[0] == everybody
+        assert (await store.due([0], NOON - timedelta(hours=1), 10))[0] == [everybody[0], everybody[1], everybody[3]]
         assert await store.next_due(0) == NOON
         async with store.transaction() as batch:
             await batch.save(CLOCKS, [ClockRow(0, tenant, NOON) for tenant in ("c", "e")])
-        assert await store.due(0, NOON - timedelta(hours=1), 10) == everybody
+        assert (await store.due([0], NOON - timedelta(hours=1), 10))[0] == everybody
         assert await store.next_due(0) is None
 
     async def test_a_timer_that_was_moved_is_due_once(self, store: Store) -> None:
@@ -147,7 +147,7 @@ class TestTimers:
             await batch.save(SUBJECTS, [SubjectRow("acme", "a", 0, NOON, NOON)])
         async with store.transaction() as batch:
             await batch.save(SUBJECTS, [SubjectRow("acme", "a", 0, NOON, NOON + timedelta(days=1))])
-        assert await store.due(0, NOON, 10) == []
+        assert (await store.due([0], NOON, 10))[0] == []
         assert await store.next_due(0) == NOON + timedelta(days=1)
 
 

@@ -111,9 +111,8 @@ class TwoTransactions(MemoryStore):
 class Forgetful(MemoryStore):
     """Drops every timer."""
 
-    async def due(self, partition: int, now: datetime, most: int) -> list[Due]:
-        await super().due(partition, now, most)
-        return []
+    async def due(self, partitions: Sequence[int], now: datetime, most: int) -> dict[int, list[Due]]:
+        return {partition: [] for partition in await super().due(partitions, now, most)}
 
     async def next_due(self, partition: int) -> datetime | None:
         await super().next_due(partition)
