@@ -16,6 +16,7 @@ import httpx
 import typer
 from rich.console import Console
 
+from regulars.apart import working_apart
 from regulars.cdnow import FileMissing
 from regulars.client import ProblemError, Regulars, Unfinished
 from regulars.demo import DemoFailed, Wanted, run_demo
@@ -39,6 +40,10 @@ Only = Annotated[list[str] | None, typer.Option(help="Run this service alone; ma
 Relaxed = Annotated[
     bool,
     typer.Option(help="The embedded database does not wait for the disk: for demos, a power cut may lose a moment."),
+]
+WorkersApart = Annotated[
+    list[str] | None,
+    typer.Option("--apart", help="Run this service's workers in a process of their own, for a second core."),
 ]
 Batch = Annotated[int, typer.Option(min=1, max=500, envvar="DEMO_BATCH", help="Events in one request.")]
 Seed = Annotated[
@@ -113,17 +118,21 @@ def _add_up(app: typer.Typer, home: Home) -> None:
         host: Host = "",
         port: Port = -1,
         relaxed: Relaxed = False,
+        apart: WorkersApart = None,
     ) -> None:
         """Start everything in one process on one port, or with --only and --role a part of it."""
         try:
             services = chosen(only or [])
+            if unknown := set(apart or []) - {service.name for service in services}:
+                raise ValueError(f"--apart {', '.join(sorted(unknown))}: this process runs no such service")
         except ValueError as error:
             fail(error)
         postgres = RELAXED if relaxed else DURABLE
         with home.parts(services, alone=True, postgres=postgres, say=typer.echo) as parts:
             attempt(migrate_all(parts))
             parts = listening(parts, host, port)
-            serve_parts(parts, role.value, lambda at: _say_where(home, parts, role.value, at))
+            with working_apart(parts, [] if role is RoleName.api else apart or []) as others:
+                serve_parts(parts, role.value, lambda at: _say_where(home, parts, role.value, at), others)
 
 
 def _say_where(home: Home, parts: Sequence[Part], role: str, port: int) -> None:

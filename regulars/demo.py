@@ -118,7 +118,7 @@ def _server(wanted: Wanted, environment: Mapping[str, str], console: Console) ->
     port = wanted.port or _free_port(wanted.host)
     url = f"http://{wanted.host}:{port}"
     log = wanted.directory / "server.log"
-    command = [*_regulars(wanted), "up", "--relaxed", "--host", wanted.host, "--port", str(port)]
+    command = [*_regulars(wanted), "up", "--relaxed", "--apart", "points", "--host", wanted.host, "--port", str(port)]
     given = {name: value for name, value in environment.items() if not name.startswith("REGULARS_")}
     given["REGULARS_LOG_LEVEL"] = environment.get("REGULARS_LOG_LEVEL", "warning")
     console.print("Starting Regulars on an embedded Postgres ...", highlight=False)

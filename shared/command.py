@@ -27,7 +27,7 @@ from shared.operations import (
     retry_parked,
     verify_one,
 )
-from shared.process import Part, Role, run_process
+from shared.process import Apart, Part, Role, run_process
 from shared.runtime.migrations import MigrationRefused
 from shared.runtime.proof import NotProvable, Proof
 from shared.runtime.replay import ReplayFailed
@@ -90,12 +90,17 @@ def url_of(parts: Sequence[Part], port: int) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
-def serve_parts(parts: Sequence[Part], role: Role, started: Callable[[int], None] = lambda _: None) -> None:
+def serve_parts(
+    parts: Sequence[Part],
+    role: Role,
+    started: Callable[[int], None] = lambda _: None,
+    apart: Sequence[Apart] = (),
+) -> None:
     """Run a process until it is told to end."""
     settings = parts[0].settings
     log_to_stderr("regulars" if len(parts) > 1 else parts[0].service.name, settings.log_level)
     try:
-        run(run_process(parts, role, started=started))
+        run(run_process(parts, role, started=started, apart=apart))
     except EXPECTED as error:
         fail(error)
 

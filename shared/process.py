@@ -5,7 +5,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Final, Literal
@@ -15,6 +15,7 @@ from fastapi import APIRouter, FastAPI
 from shared.http.admission import Admission, Limits
 from shared.http.app import build_app
 from shared.http.credentials import Credentials
+from shared.http.health import Check
 from shared.http.serve import Background, serve
 from shared.log.port import PARTITIONS, Log
 from shared.monitoring import WORKER_METRICS, Monitor, Watched, upkeep
@@ -45,6 +46,15 @@ class Part:
     settings: Settings
 
 
+@dataclass(frozen=True)
+class Apart:
+    """The workers of one service of this process, where they run in another one that this one looks after."""
+
+    service: str
+    run: Background
+    check: Check
+
+
 @dataclass
 class _Running:
     """What is gathered while the parts are opened one by one."""
@@ -62,6 +72,7 @@ async def run_process(
     started: Callable[[int], None] = lambda _: None,
     limits: Limits | None = None,
     partitions: int = PARTITIONS,
+    apart: Sequence[Apart] = (),
 ) -> None:
     """Serve until SIGTERM or SIGINT: last the requests that run, then the batches, then the leases.
 
@@ -75,13 +86,17 @@ async def run_process(
     async with AsyncExitStack() as stack:
         used = await stack.enter_async_context(opened_log(settings, [part.service for part in parts]))
         running = _Running()
+        for one in apart:
+            running.background[f"workers of {one.service}"] = one.run
         for part in parts:
-            await _open(stack, running, part, role, used, partitions)
+            is_apart = any(one.service == part.service.name for one in apart)
+            await _open(stack, running, part, "api" if is_apart else role, used, partitions)
         monitor = Monitor(used, running.watched, partitions, metrics, settings.inbox_generation)
         running.background["monitor"] = monitor.run
         if role != "api":
             running.background["upkeep"] = upkeep([one.store for one in running.watched], used)
-        app = _app(running, settings, monitor, metrics, limits)
+        checks = monitor.checks() | {f"workers of {one.service}": one.check for one in apart}
+        app = _app(running, settings, checks, metrics, limits)
         log.info("starting", extra={"services": [part.service.name for part in parts], "role": role})
         await serve(app, settings.host, settings.port, running.background, started=started)
     log.info("ended")
@@ -107,12 +122,14 @@ async def _open(stack: AsyncExitStack, running: _Running, part: Part, role: Role
             running.background["credentials"] = refreshing(running.credentials, pool)
 
 
-def _app(running: _Running, settings: Settings, monitor: Monitor, metrics: Metrics, limits: Limits | None) -> FastAPI:
+def _app(
+    running: _Running, settings: Settings, checks: Mapping[str, Check], metrics: Metrics, limits: Limits | None
+) -> FastAPI:
     return build_app(
         TITLE,
         running.routers,
         credentials=running.credentials or Credentials(settings.admin_key),
         admission=Admission(limits or Limits(), time.monotonic, metrics),
         metrics=metrics,
-        checks=monitor.checks(),
+        checks=checks,
     )
