@@ -8,7 +8,7 @@ import importlib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import (
@@ -36,6 +36,8 @@ AmountMinor = Annotated[int, Field(strict=True, ge=-POINTS_MAX, le=POINTS_MAX)]
 
 def _in_utc(given: object) -> datetime:
     if isinstance(given, datetime):
+        if given.tzinfo is UTC:
+            return given
         return parse_instant(instant(given), "the time")
     if isinstance(given, str):
         return parse_instant(given, "the time")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from shared.events.envelope import head_of, load
+from shared.events.envelope import head_of, load, quick_head
 from shared.log.port import EVENTS, At, Log, Reader, Record, inbox
 from shared.runtime.accept import DatabaseOlderThanLog, Unreadable, Work, accept, timers
 from shared.runtime.commit import Batch, Committer, Stale
@@ -291,7 +291,8 @@ class OwnedPartition:
                     await reader.wait(FLUSH_SECONDS)
                     continue
                 for record in records:
-                    producer, sequence, _ = head_of(load(record.value or b""))
+                    value = record.value or b""
+                    producer, sequence, _ = quick_head(value) or head_of(load(value))
                     if producer == own:
                         last = max(last, sequence)
                 start = records[-1].offset + 1
