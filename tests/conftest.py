@@ -94,7 +94,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what starts a server, so that `make check` leaves it out."""
+    """Mark what starts a server, by a fixture or by a parameter that names one, so that `make check` leaves it out."""
     for item in items:
-        if {"postgres_url", "kafka_rung"} & set(getattr(item, "fixturenames", ())):
+        parameters = getattr(getattr(item, "callspec", None), "params", {}).values()
+        asked = {*getattr(item, "fixturenames", ()), *(one for one in parameters if isinstance(one, str))}
+        if asked & {"postgres_url", "kafka_rung", "postgres", "kafka"}:
             item.add_marker("server")

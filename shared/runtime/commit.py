@@ -2,7 +2,8 @@
 
 A partition's batch stays its own: its own position row is held and moved, its own inputs are decided. Committing those
 that wait at the same moment together costs one transaction, one query per table and one statement per write instead of
-one each. When anything in a group fails, the group rolls back and each batch is committed alone.
+one each. When anything in a group fails, the group rolls back and each batch is committed alone; one that
+lost a race for a shared row waits behind the others.
 """
 
 import asyncio
@@ -37,6 +38,10 @@ class Batch:
     works: Sequence[Work]
     kept: Kept
     done: "asyncio.Future[Turn]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    alone: bool = False
+    """A group with it failed: which batch it was shows when each is committed by itself."""
+    conflicts: int = 0
+    """Races lost in a row; after the first it locks the shared rows that it loads."""
 
 
 class Committer:
@@ -76,7 +81,7 @@ class Committer:
         while self._waiting:
             group = self._next_group()
             try:
-                turns = await self._together(group, lock=False)
+                turns = await self._together(group, lock=any(batch.conflicts for batch in group))
             except asyncio.CancelledError:
                 for batch in group:
                     batch.done.cancel()
@@ -86,12 +91,7 @@ class Committer:
                     _fail(batch, error)
             except Exception as error:
                 self._counters["rolled_back"] += 1
-                if len(group) == 1:
-                    await self._alone(group[0], error)
-                    continue
-                self._counters["groups_split"] += 1
-                for batch in group:
-                    await self._alone(batch, None)
+                await self._again(group, error)
             else:
                 for batch, turn in zip(group, turns, strict=True):
                     _tell(batch, turn)
@@ -102,30 +102,33 @@ class Committer:
         group: list[Batch] = []
         works = 0
         while self._waiting and (not group or works + len(self._waiting[0].works) <= self._works_max):
+            if group and (self._waiting[0].alone or group[0].alone):
+                break
             works += len(self._waiting[0].works)
             group.append(self._waiting.pop(0))
         return sorted(group, key=lambda batch: batch.held.partition)
 
-    async def _alone(self, batch: Batch, failure: Exception | None) -> None:
-        """Commit one batch, again while another partition wins a race on a shared row."""
-        for attempt in range(CONFLICTS_MAX):
-            try:
-                if failure is not None:
-                    raise failure
-                _tell(batch, (await self._together([batch], lock=attempt > 0))[0])
-            except StoreConflict as error:
+    async def _again(self, group: Sequence[Batch], error: Exception) -> None:
+        """A group is taken apart; one that lost a race goes behind the others; anything else is one batch's own."""
+        if len(group) > 1:
+            self._counters["groups_split"] += 1
+            for batch in group:
+                batch.alone = True
+            self._waiting = [*group, *self._waiting]
+            return
+        batch = group[0]
+        match error:
+            case StoreConflict() if batch.conflicts < CONFLICTS_MAX:
+                batch.alone, batch.conflicts = True, batch.conflicts + 1
                 self._counters["conflicts"] += 1
-                self._counters["rolled_back"] += failure is None
-                await asyncio.sleep(CONFLICT_SECONDS * attempt)
-                failure, last = None, error
-                continue
-            except (StoreUnavailable, LogError, Failed, Stale) as error:
+                self._waiting.append(batch)
+                if len(self._waiting) == 1:
+                    await asyncio.sleep(CONFLICT_SECONDS * batch.conflicts)
+            case StoreConflict() | Failed() | Stale():
                 _fail(batch, error)
-            except Exception as error:
+            case _:
                 # Not a decision but a row or a need of it: narrowed down to one input and parked in the same way.
                 _fail(batch, Failed(batch.works[0], error) if batch.works else error)
-            return
-        _fail(batch, StoreConflict(f"partition {batch.held.partition} lost {CONFLICTS_MAX} races in a row: {last}"))
 
     async def _together(self, group: Sequence[Batch], *, lock: bool) -> list[Turn]:
         """One transaction. Raises Stale, Failed, StoreConflict when any batch of the group cannot be committed."""

@@ -1,7 +1,6 @@
 """Folding: how an event of the stream changes rows, the same when it is decided, replayed and rebuilt."""
 
 from collections.abc import Iterable
-from dataclasses import replace
 from datetime import datetime
 from typing import Final
 
@@ -66,7 +65,7 @@ def needs_of(rules: Rules, event: Event, partition: int) -> Iterable[Need]:
     if rules.settles and event.subject:
         yield Need(SUBJECTS, (event.tenant, event.subject))
         if event.type != TIMER:
-            yield from rules.needs(replace(event, type=TIMER, data=None), partition)
+            yield from rules.needs(timer(event.tenant, event.subject, event.time), partition)
 
 
 def fold_other(rules: Rules, rows: Rows, event: Event, partition: int) -> None:

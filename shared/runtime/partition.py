@@ -23,6 +23,9 @@ FLUSH_SECONDS: Final = 1.0
 IDLE_SECONDS: Final = 5.0
 KEPT_GROUPS_MAX: Final = 20_000
 SCAN_RECORDS: Final = 5_000
+PASSED_OVER_MAX: Final = 5_000
+"""Records without work that a restart may have to read again; where there is a pause, they are committed before."""
+STREAM_FIRST_SECONDS: Final = 0.005
 
 
 @dataclass(frozen=True)
@@ -111,11 +114,13 @@ class OwnedPartition:
         )
         relay = asyncio.create_task(self._relay.run(), name=f"relay {parts.context.rules.worker}.{self._q}")
         batches = asyncio.create_task(self._batches(), name=f"batches {parts.context.rules.worker}.{self._q}")
+        drained: asyncio.Task[None] | None = None
         try:
             await _first(relay, batches)
-            await _first(relay, asyncio.create_task(self._relay.drained(), name="drained"))
+            drained = asyncio.create_task(self._relay.drained(), name="drained")
+            await _first(relay, drained)
         finally:
-            await _end(relay, batches)
+            await _end(relay, batches, *([drained] if drained else []))
             await self._reader.close()
 
     async def _batches(self) -> None:
@@ -186,6 +191,8 @@ class OwnedPartition:
             self._passed_over += len(records)
             parts.counters.update(counted)
             self._tell()
+            if self._passed_over >= PASSED_OVER_MAX:
+                await self._flush()
             return
         await parts.point("batch.3")
         turn = await self._commit(position, works)
@@ -215,6 +222,9 @@ class OwnedPartition:
             await self._commit(deepcopy(self.position), ())
 
     async def _idle(self) -> None:
+        if self.position.offsets.get(EVENTS, 0) < self._stream_first:
+            await asyncio.sleep(STREAM_FIRST_SECONDS)  # requests that wait would wake the reader for nothing
+            return
         loop = asyncio.get_running_loop()
         if self._passed_over and not self._flush_at:
             self._flush_at = loop.time() + FLUSH_SECONDS

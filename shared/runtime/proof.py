@@ -38,11 +38,7 @@ RELAY_LOOK_SECONDS: Final = 0.05
 RELAY_LOOKS_MAX: Final = 400
 DIGEST_TABLE: Final = "select row_count, digest from digest_of($1)"
 SELECT_POSITIONS: Final = "select partition, version, offsets::text, seen::text, sequences::text from positions"
-SELECT_UNSENT: Final = """
-select count(*) from (
-    select o.partition, o.target, max(o.sequence) as last from outbox o group by 1, 2
-) written left join relays r using (partition, target) where written.last > coalesce(r.sequence, 0)
-"""
+SELECT_SENT: Final = "select partition, target, sequence from relays"
 SELECT_LEASED: Final = "select owner from leases where leased_until > clock_timestamp() limit 1"
 
 
@@ -116,6 +112,13 @@ async def positions(connection: Connection) -> dict[int, Position]:
     }
 
 
+async def unpublished(connection: Connection, at: Mapping[int, Position]) -> int:
+    """How many events that were committed at these positions the log has not acknowledged."""
+    sent = {(row["partition"], row["target"]): int(row["sequence"]) for row in await connection.fetch(SELECT_SENT)}
+    committed = {(q, target): last for q, row in at.items() for target, last in row.sequences.items()}
+    return sum(max(0, last - sent.get(place, 0)) for place, last in committed.items())
+
+
 async def verify(database: Database, rules: Rules, log: Log) -> Proof:
     """Replay up to where the worker is and compare. Waits for its relay; raises NotProvable when that takes long."""
     at, before = await _snapshot(database, rules)
@@ -138,16 +141,15 @@ async def verify(database: Database, rules: Rules, log: Log) -> Proof:
 
 
 async def _snapshot(database: Database, rules: Rules) -> tuple[dict[int, Position], dict[str, tuple[int, str]]]:
-    """Positions and digests of one instant at which everything committed is published."""
+    """Positions and digests of one instant, once all that was committed by then is published."""
     async with _connect(database, database.worker) as live:
+        async with live.transaction(isolation="repeatable_read", readonly=True):
+            at, found = await positions(live), await digests(live, rules)
         for _ in range(RELAY_LOOKS_MAX):
-            async with live.transaction(isolation="repeatable_read", readonly=True):
-                if not await live.fetchval(SELECT_UNSENT):
-                    return await positions(live), await digests(live, rules)
+            if not await unpublished(live, at):
+                return at, found
             await asyncio.sleep(RELAY_LOOK_SECONDS)
-    raise NotProvable(
-        f"{database.worker} has events that are not published: start its worker, or try again when it is less busy"
-    )
+    raise NotProvable(f"{database.worker} has events that are not published: start its worker, then try again")
 
 
 async def rebuild(database: Database, rules: Rules, log: Log) -> Replayed:

@@ -22,7 +22,7 @@ import asyncpg
 from aiokafka.admin import AIOKafkaAdminClient
 
 from shared.log.port import EVENTS, PARTITIONS, AppendFailed, At, Entry, Log, LogUnavailable, inbox
-from shared.runtime.proof import SELECT_UNSENT, positions, verify
+from shared.runtime.proof import positions, unpublished, verify
 from shared.sealing import MasterKey
 from shared.service import migrate, opened_log, topics
 from shared.settings import Settings
@@ -260,7 +260,7 @@ async def _lag(settings: Settings, log: Log) -> dict[str, int]:
         database = await connected(settings.database_url, worker)
         try:
             at = await positions(database)
-            unsent = await database.fetchval(SELECT_UNSENT)
+            unsent = await unpublished(database, at)
         finally:
             await database.close()
         applied = {

@@ -1,10 +1,16 @@
 """Processes that share nothing but a database and a log: services apart, a log carried elsewhere, a parked input."""
 
 import asyncio
-from collections.abc import Mapping
-from contextlib import AsyncExitStack
+import os
+import signal
+import sys
+from asyncio.subprocess import Process
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 
+import asyncpg
 import httpx
 import pytest
 
@@ -52,6 +58,7 @@ async def test_services_apart_do_what_one_process_does(database_url: str) -> Non
         async with Regulars("http://one", ADMIN_KEY, transport=origin) as operator:
             _, key = await found_tenant(operator, planned[0])
         async with Regulars("http://one", key, transport=OneOrigin(contacts, points)) as client:
+            client.position = operator.position
             await key_works(client)
             await publish_program(client)
             done = await replay(client, planned, 50)
@@ -86,6 +93,89 @@ async def test_one_process_says_how_it_is(database_url: str) -> None:
             while not wanted <= set((await client.get("/metrics")).text.splitlines()):
                 pass
         assert (await client.get("/docs")).status_code == 200
+
+
+@asynccontextmanager
+async def with_a_child(environment: Mapping[str, str]) -> AsyncIterator[tuple[Process, int]]:
+    """`regulars up --apart points` once it is ready, and the process number of its child."""
+    arguments = ("-m", "regulars", "up", "--apart", "points", "--port", "0")
+    process = await asyncio.create_subprocess_exec(sys.executable, *arguments, env=environment, stdout=-1, stderr=-1)
+    assert process.stdout is not None
+    try:
+        async with asyncio.timeout(OPERATIONS_SECONDS_MAX):
+            said = (await process.stdout.readline()).decode()
+            async with httpx.AsyncClient(base_url=said.split(" ")[3]) as client:
+                while (ready := await client.get("/readyz")).status_code != 200:
+                    pass
+        assert ready.json()["checks"]["workers of points"] == "ok"
+        yield process, next(number for number in children(process.pid) if b"spawn_main" in command_of(number))
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+def children(process: int) -> list[int]:
+    return [int(number) for number in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+
+
+def command_of(process: int) -> bytes:
+    """Nothing when it is no more."""
+    try:
+        return Path(f"/proc/{process}/cmdline").read_bytes()
+    except FileNotFoundError:
+        return b""
+
+
+async def gone(process: int) -> None:
+    """Wait until it has ended."""
+    try:
+        descriptor = os.pidfd_open(process)
+    except ProcessLookupError:
+        return
+    ended, loop = asyncio.Event(), asyncio.get_running_loop()
+    loop.add_reader(descriptor, ended.set)
+    async with asyncio.timeout(OPERATIONS_SECONDS_MAX):
+        await ended.wait()
+    loop.remove_reader(descriptor)
+    os.close(descriptor)
+
+
+needs_proc = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds child processes by /proc")
+
+
+@needs_proc
+async def test_workers_apart_end_with_their_server(database_url: str) -> None:
+    async with with_a_child(settings(database_url)) as (server, child):
+        server.terminate()
+        assert (await server.communicate())[1].decode() == ""
+        assert server.returncode == 0
+        assert not command_of(child)
+    connection = await asyncpg.connect(database_url)
+    assert await connection.fetchval("select count(*) from points_machinery.leases") == 0, "it ended in order"
+    await connection.close()
+
+
+@needs_proc
+async def test_workers_apart_do_not_outlive_a_server_that_was_killed(database_url: str) -> None:
+    async with with_a_child(settings(database_url)) as (server, child):
+        server.kill()
+        await gone(child)
+
+
+@needs_proc
+async def test_a_server_ends_when_workers_apart_of_it_die(database_url: str) -> None:
+    async with with_a_child(settings(database_url)) as (server, child):
+        os.kill(child, signal.SIGKILL)
+        async with asyncio.timeout(OPERATIONS_SECONDS_MAX):
+            _, complained = await server.communicate()
+        assert server.returncode == 1
+        assert "workers of points ended by itself" in complained.decode()
+
+
+async def test_workers_apart_of_a_service_that_does_not_run_are_refused(database_url: str) -> None:
+    ended = await command(settings(database_url), "up", "--only", "contacts", "--apart", "points")
+    assert (ended.code, ended.complained) == (1, "--apart points: this process runs no such service\n")
 
 
 async def test_a_log_is_carried_elsewhere_and_the_services_go_on(database_url: str, other_database_url: str) -> None:
