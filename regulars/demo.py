@@ -1,6 +1,5 @@
 """`regulars demo`: starts a server of its own, replays real purchases through its API and shows what came of them."""
 
-import asyncio
 import json
 import os
 import shutil
@@ -38,6 +37,7 @@ from regulars.server import ADMIN_KEY_FILE, in_use
 from regulars.telling import told_line, told_member
 from services.points.programs.sample import SAMPLE_PROGRAM
 from shared.embedded_postgres import EmbeddedPostgres
+from shared.http.serve import run
 
 READY_SECONDS_MAX: Final = 120.0
 READY_AGAIN_SECONDS: Final = 0.1
@@ -85,7 +85,7 @@ def run_demo(wanted: Wanted, environment: Mapping[str, str], console: Console) -
     _empty(wanted.directory, console)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with _server(wanted, environment, console) as server:
-        shown, api_key = asyncio.run(_play(server, planned, wanted, console))
+        shown, api_key = run(_play(server, planned, wanted, console))
         proofs = _prove(wanted, environment, console)
         if wanted.report is not None:
             wanted.report.write_text(json.dumps(asdict(shown), indent=2) + "\n")

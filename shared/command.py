@@ -4,7 +4,6 @@
 Exit codes: 0 done, 1 it could not be done or is not as it should be, 2 the command was misspelt.
 """
 
-import asyncio
 import os
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -72,7 +71,7 @@ def fail(message: object) -> NoReturn:
 def attempt(work: Coroutine[Any, Any, T]) -> T:
     """Run to the end; what an operator can act on becomes one line and exit code 1."""
     try:
-        return asyncio.run(work)
+        return run(work)
     except EXPECTED as error:
         fail(error)
 

@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -20,6 +20,7 @@ GARBAGE_THRESHOLDS: Final = (50_000, 20, 100)
 """Rows and events are many and hold no cycles: looking for cycles after every 700 of them cost a tenth of the time."""
 BACKGROUND_END_SECONDS: Final = 20
 
+T = TypeVar("T")
 Background = Callable[[asyncio.Event], Awaitable[None]]
 """Runs until the event is set, then ends what it has begun and returns."""
 
@@ -30,16 +31,15 @@ class BackgroundDied(RuntimeError):
     """A background task ended before it was told to; the process ends, and whatever restarts it does."""
 
 
-def run(main: Coroutine[Any, Any, None]) -> None:
+def run(main: Coroutine[Any, Any, T]) -> T:
     """Run a process's main coroutine on uvloop where there is one."""
     gc.set_threshold(*GARBAGE_THRESHOLDS)
     if sys.platform == "win32":
-        asyncio.run(main)
-        return
+        return asyncio.run(main)
     import uvloop
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(main)
+        return runner.run(main)
 
 
 class _Server(uvicorn.Server):

@@ -65,7 +65,7 @@ def needs_of(rules: Rules, event: Event, partition: int) -> Iterable[Need]:
     if rules.settles and event.subject:
         yield Need(SUBJECTS, (event.tenant, event.subject))
         if event.type != TIMER:
-            yield from rules.needs(timer(event.tenant, event.subject, event.time), partition)
+            yield from rules.needs(Event("", TIMER, TIMER, event.tenant, event.subject, event.time, None), partition)
 
 
 def fold_other(rules: Rules, rows: Rows, event: Event, partition: int) -> None:

@@ -22,6 +22,8 @@ from shared.runtime.turn import letter_of, targets_of
 
 READ_RECORDS: Final = 5_000
 FOLD_EVENTS: Final = 2_000
+GROUPS_MAX: Final = 200_000
+"""Groups that stay in memory from fold to fold; nobody else writes the scratch schema."""
 WAIT_SECONDS: Final = 5.0
 
 
@@ -192,6 +194,7 @@ async def replay(
     for target in range(partitions):
         seen: dict[str, int] = {}
         waiting: list[tuple[Event, int]] = []
+        rows = Rows()
         async for records in read_all(log, At(EVENTS, target), ends[target]):
             for record in records:
                 if record.offset == bounds.others.get(target, 0):
@@ -204,9 +207,9 @@ async def replay(
                 if letters is not None and is_own_fact(rules, work[0]):
                     _look_for_letters(rules, work[0], partitions, letters, done)
                 if len(waiting) >= FOLD_EVENTS:
-                    await _fold(rules, store, waiting)
+                    rows = await _fold(rules, store, waiting, rows)
                     waiting = []
-        await _fold(rules, store, waiting)
+        await _fold(rules, store, waiting, rows)
         done.seen.setdefault(target, dict(seen))
     return done
 
@@ -241,10 +244,10 @@ def _look_for_letters(rules: Rules, fact: Event, partitions: int, known: set[tup
         ]
 
 
-async def _fold(rules: Rules, store: Store, events: Sequence[tuple[Event, int]]) -> None:
-    if not events:
-        return
-    rows = Rows()
+async def _fold(rules: Rules, store: Store, events: Sequence[tuple[Event, int]], rows: Rows) -> Rows:
+    """Fold and write; returns the rows to go on with."""
+    if rows.groups > GROUPS_MAX:
+        rows = Rows()
     async with store.transaction() as transaction:
         needs = (need for event, q in events for need in needs_of(rules, event, q))
         await load_rows(transaction, [rows], [needs])
@@ -258,3 +261,5 @@ async def _fold(rules: Rules, store: Store, events: Sequence[tuple[Event, int]])
                 await transaction.add(table, changed)
             elif await transaction.save(table, changed) != len(changed):
                 raise ReplayFailed(f"two facts folded into the same row of {table.name} do not commute")
+    rows.written()
+    return rows

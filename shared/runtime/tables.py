@@ -110,6 +110,20 @@ class Rows:
         """The groups of kept tables that this batch used, as they are now that it is committed."""
         return {place: self._groups[place] for place in self._kept_used}
 
+    def written(self) -> None:
+        """All changes are in the database: what was put counts as loaded from now on, and what is not alive is gone."""
+        for name, rows in self._changed.items():
+            table = self._tables[name]
+            alive = table.alive
+            for row in [] if alive is None else [row for row in rows.values() if not alive(row)]:
+                del self._group(table, table.group_of(row))[table.key_of(row)]
+        self._changed, self._appended = {}, {}
+
+    @property
+    def groups(self) -> int:
+        """How many groups are in memory."""
+        return len(self._groups)
+
     def loaded(self, table: Table[Any], groups: Iterable[Key], rows: Iterable[Any]) -> None:
         """Take in what a load query returned for these groups; a group without rows is loaded and empty."""
         for group in groups:
