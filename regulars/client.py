@@ -137,7 +137,7 @@ class Regulars:
     async def get(self, path: str, **query: str | int) -> Any:
         """A read that sees everything this client was told of. Raises ProblemError."""
         await self.arrive()
-        return (await self._send("GET", path, query=query)).json()
+        return orjson.loads((await self._send("GET", path, query=query)).content)
 
     async def post(self, path: str, body: Any, key: str = "") -> Any:
         """A request, decided when it returns; `key` names it, so that repeating it does it once.
@@ -160,7 +160,7 @@ class Regulars:
         """
         kind = "application/cloudevents-batch+json"
         answer = await self._send("POST", EVENTS_PATH, list(events), kind=kind, wait_seconds=wait_seconds)
-        items: list[Any] = answer.json()["items"]
+        items: list[Any] = orjson.loads(answer.content)["items"]
         if answer.status_code == 202:
             kept = [event for event, item in zip(events, items, strict=True) if item["status"] == "accepted"]
             self._unread += [(event["source"], event["id"]) for event in kept]
@@ -249,7 +249,7 @@ class Regulars:
     def _outcome(self, answer: httpx.Response) -> Any:
         if answer.status_code == 202:
             raise Unfinished(answer.headers.get("Location", ""))
-        return answer.json() if answer.content else None
+        return orjson.loads(answer.content) if answer.content else None
 
 
 def problem_of(answer: httpx.Response) -> ProblemError:

@@ -16,6 +16,8 @@ from shared.log.port import LogError, LogUnavailable
 
 CHANNEL: Final = "regulars_log"
 POLL_SECONDS: Final = 1.0
+GATHER_SECONDS: Final = 0.005
+"""After one notification the next gathers what comes meanwhile; this process's own readers wait for none."""
 PLACES_PER_NOTIFY: Final = 150
 """A payload has at most 8,000 bytes; a place and its end need at most 43."""
 
@@ -185,6 +187,7 @@ class Watch:
                 some = places[first : first + PLACES_PER_NOTIFY]
                 payload = " ".join(f"{place.topic_id}:{place.partition}:{end}" for place, end in some)
                 await connection.execute(NOTIFY, CHANNEL, payload)
+            await asyncio.sleep(GATHER_SECONDS)
 
     def _hear(self, _connection: object, _pid: int, _channel: str, payload: object) -> None:
         for word in str(payload).split():

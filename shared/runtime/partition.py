@@ -92,6 +92,10 @@ class OwnedPartition:
         self._reader: Reader
         self._stream_first = 0
         """Up to this offset the stream is read before any request: configuration and clocks stand there."""
+        self._tenants: set[bytes] = set()
+        """Whose requests have come: the stream was read as far as it went when the first of each came."""
+        self._held: list[Record] = []
+        """Requests that wait for that."""
         self._passed_over = 0
         self._kept: Kept = {}
         self._next_due: datetime | None = None
@@ -139,11 +143,14 @@ class OwnedPartition:
         most = self._parts.tuning.batch_max
         if self.position.offsets.get(EVENTS, 0) < self._stream_first:
             return await self._reader.take(self._events, most), []
-        requests = await self._reader.take(self._inbox, max(1, most * 2 // 3))
+        requests, self._held = self._held, []
+        requests = requests or await self._reader.take(self._inbox, max(1, most * 2 // 3))
         if not requests and self._lingers:
             await asyncio.sleep(self._parts.tuning.linger_seconds)
             requests = await self._reader.take(self._inbox, max(1, most * 2 // 3))
         self._lingers = False
+        if await self._hold_first(requests):
+            return await self._reader.take(self._events, most), []
         events = await self._reader.take(self._events, max(1, most - len(requests)))
         due: list[Work] = []
         now = self._parts.wall()
@@ -155,6 +162,19 @@ class OwnedPartition:
                 self._next_due = await self._parts.store.next_due(self._q)
             due = timers(found)
         return requests + events, due
+
+    async def _hold_first(self, requests: list[Record]) -> bool:
+        """Hold requests of a tenant that was not heard of: its first letter, with its clock, is on the stream before
+        anybody has its key, but it may not be read here yet."""
+        strangers = {record.key.partition(b"/")[0] for record in requests} - self._tenants
+        if not strangers:
+            return False
+        self._tenants |= strangers
+        self._stream_first = (await self._parts.log.ends([self._events]))[self._events]
+        if self.position.offsets.get(EVENTS, 0) >= self._stream_first:
+            return False
+        self._held = requests
+        return True
 
     async def _advance(self, records: Sequence[Record], due: Sequence[Work]) -> None:
         try:

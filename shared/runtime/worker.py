@@ -20,7 +20,7 @@ from shared.runtime.turn import Context
 RESTART_SECONDS: Final = 0.1
 FAILURES_COUNTED_MAX: Final = 8
 STOP_SECONDS: Final = 20.0
-ANNOUNCE_SECONDS: Final = 0.002
+ANNOUNCE_SECONDS: Final = 0.005
 """After one announcement the next gathers what comes meanwhile; an answer waits no longer for it than this."""
 
 
