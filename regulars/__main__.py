@@ -22,7 +22,7 @@ from regulars.client import ProblemError, Regulars, Unfinished
 from regulars.demo import DemoFailed, Wanted, run_demo
 from regulars.log_commands import add_log
 from regulars.replay import ReplayWrong
-from regulars.server import ADMIN_KEY_FILE, RELAXED, SERVICES, Busy, chosen, is_embedded, surroundings
+from regulars.server import ADMIN_KEY_FILE, RELAXED, SERVICES, Busy, NoInstallation, chosen, is_embedded, surroundings
 from shared.command import Host, Port, add_care, attempt, fail, listening, serve_parts, url_of
 from shared.embedded_postgres import DURABLE, EmbeddedPostgresError
 from shared.operations import migrate_all
@@ -89,7 +89,7 @@ class Home:
                 self.directory, self.environment, services, alone=alone, postgres=postgres, say=say
             ) as parts:
                 yield parts
-        except (SettingsError, EmbeddedPostgresError, Busy) as error:
+        except (SettingsError, EmbeddedPostgresError, Busy, NoInstallation) as error:
             fail(error)
 
 
@@ -181,7 +181,7 @@ def _add_clock(app: typer.Typer) -> None:
         except ValueError:
             fail(f"{to} is not a time: send it as 2026-01-31T12:00:00Z")
         if until.tzinfo is None:
-            fail(f"{to} has no zone: send it with Z or an offset, as {to}Z")
+            fail(f"{to} has no zone: send it as 2026-01-31T12:00:00Z")
         attempt(_moved(url, key, until))
         typer.echo(f"the clock stands at {until.astimezone(UTC).isoformat()}")
 

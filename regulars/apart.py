@@ -80,8 +80,11 @@ class _Child:
             self._url = self._connection.recv()
         async with httpx.AsyncClient(timeout=2) as client:
             answer = await client.get(f"{self._url}/readyz")
+        if answer.status_code == 200:
+            return ""
         checks = answer.json().get("checks", {})
-        return "; ".join(f"{name}: {found}" for name, found in checks.items() if found != "ok")
+        wrong = "; ".join(f"{name}: {found}" for name, found in checks.items() if found != "ok")
+        return wrong or f"answers {answer.status_code}"
 
 
 def _work(name: str, settings: Settings, connection: Connection) -> None:

@@ -291,8 +291,8 @@ def _try_next(server: Server, api_key: str, wanted: Wanted, console: Console) ->
         ("How many members has each tier?", f"curl -s {header} {server.url}/v1/tiers"),
         ("The program, to change and publish again:", f"curl -s {header} {server.url}/v1/programs/club"),
         ("Every address, to try in a browser:", f"{server.url}/docs"),
-        ("The proof again:", f"regulars --var {wanted.directory} verify"),
-        ("Later, with the same data:", f"regulars --var {wanted.directory} up"),
+        ("The proof again:", f"{Path(sys.argv[0])} --var {wanted.directory} verify"),
+        ("Later, when this has ended, with the same data:", f"{Path(sys.argv[0])} --var {wanted.directory} up"),
     )
     console.print("\nRegulars stays up. What to try next:", highlight=False)
     for what, line in lines:

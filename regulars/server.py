@@ -36,6 +36,10 @@ class Busy(Exception):
     """Another command holds the directory."""
 
 
+class NoInstallation(Exception):
+    """There is nothing in the directory to work on."""
+
+
 def chosen(only: Sequence[str]) -> tuple[Service, ...]:
     """The services of these names, or all. Raises ValueError for a name that there is not."""
     names = [service.name for service in SERVICES]
@@ -62,12 +66,17 @@ def surroundings(
 ) -> Iterator[list[Part]]:
     """The services with their settings; the embedded database runs at least until the block ends.
 
-    `alone`: for a server. Raises Busy when another command is on the directory; others just use its database.
-    Raises SettingsError, EmbeddedPostgresError.
+    `alone`: for a server, which makes what is missing, and raises Busy when another command is on the directory. Others
+    use its database while it runs, and raise NoInstallation where there is none. Raises SettingsError,
+    EmbeddedPostgresError.
     """
     if not is_embedded(environment, services):
         yield _parts(environment, services)
         return
+    if not alone and not (directory / "postgres").exists():
+        raise NoInstallation(
+            f"there is no installation in {directory.absolute()}: name its directory with --var, or `regulars up` first"
+        )
     directory.mkdir(parents=True, exist_ok=True)
     found = {**environment, **_keys(directory, environment, say)}
     with (directory / LOCK_FILE).open("w") as lock:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final, NoReturn, TypeVar
 import asyncpg
 import typer
 
-from shared.http.serve import BackgroundDied, run
+from shared.http.serve import BackgroundDied, PortTaken, run
 from shared.log.port import LogError
 from shared.operations import (
     OperationRefused,
@@ -50,13 +50,19 @@ EXPECTED: Final = (
     StoreError,
     LogError,
     BackgroundDied,
+    PortTaken,
     asyncpg.PostgresError,
     OSError,
 )
 """What an operator can understand and act on: shown as one line, without a trace."""
 
 Host = Annotated[str, typer.Option(help="Address to listen on; without it REGULARS_HOST, else 127.0.0.1.")]
-Port = Annotated[int, typer.Option(help="Port to listen on, 0 for any free one; without it REGULARS_PORT, else 8080.")]
+Port = Annotated[
+    int,
+    typer.Option(
+        help="Port to listen on, 0 for any free one; without it REGULARS_PORT, else 8080.", show_default=False
+    ),
+]
 Workers = Annotated[list[str] | None, typer.Argument(help="Names of workers; without any, all.")]
 OneWorker = Annotated[str, typer.Argument(help="The worker's name.")]
 Cause = Annotated[str, typer.Argument(help="topic/partition/offset, as `parked list` shows it.")]

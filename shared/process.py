@@ -77,7 +77,7 @@ async def run_process(
     """Serve until SIGTERM or SIGINT: last the requests that run, then the batches, then the leases.
 
     Host and port are the first part's. `started` is called with the port once it listens. Raises SettingsError when
-    the parts name different logs, BackgroundDied when a worker ends by itself, OSError when the port is taken.
+    the parts name different logs, BackgroundDied when a worker ends by itself, PortTaken, OSError.
     """
     settings = parts[0].settings
     if len({part.settings.log_url for part in parts}) > 1:
@@ -89,8 +89,8 @@ async def run_process(
         for one in apart:
             running.background[f"workers of {one.service}"] = one.run
         for part in parts:
-            is_apart = any(one.service == part.service.name for one in apart)
-            await _open(stack, running, part, "api" if is_apart else role, used, partitions)
+            works = role != "api" and all(one.service != part.service.name for one in apart)
+            await _open(stack, running, part, used, partitions, works=works, answers=role != "worker")
         monitor = Monitor(used, running.watched, partitions, metrics, settings.inbox_generation)
         running.background["monitor"] = monitor.run
         if role != "api":
@@ -102,10 +102,13 @@ async def run_process(
     log.info("ended")
 
 
-async def _open(stack: AsyncExitStack, running: _Running, part: Part, role: Role, used: Log, partitions: int) -> None:
+async def _open(
+    stack: AsyncExitStack, running: _Running, part: Part, used: Log, partitions: int, *, works: bool, answers: bool
+) -> None:
+    """`works`: its workers run here; `answers`: its API does."""
     service, settings = part.service, part.settings
     workers = {}
-    if role != "api":
+    if works:
         opened = await stack.enter_async_context(opened_workers(service, settings, used, partitions=partitions))
         workers = {plan.name: worker for plan, worker in zip(service.workers, opened, strict=True)}
         running.background |= {f"worker {name}": in_background(worker) for name, worker in workers.items()}
@@ -113,7 +116,7 @@ async def _open(stack: AsyncExitStack, running: _Running, part: Part, role: Role
         store = await PostgresStore.open(settings.database_url, plan.name)
         stack.push_async_callback(store.close)
         running.watched.append(Watched(plan.name, store, workers.get(plan.name)))
-    if role != "worker":
+    if answers:
         access = await stack.enter_async_context(opened_access(service, settings, used, partitions=partitions))
         running.routers += service.routers(access)
         if running.credentials is None:

@@ -80,13 +80,17 @@ def event_id(cause: str, index: int) -> str:
     return hashlib.sha256(f"{cause}#{index}".encode()).hexdigest()[:32]
 
 
-@lru_cache(maxsize=1024)  # the instants of a batch are few
 def instant(moment: datetime) -> str:
     """RFC 3339 in UTC with microseconds, so that text order is time order; raises EnvelopeError without a zone."""
     if moment.tzinfo is not UTC:
         if moment.tzinfo is None:
             raise EnvelopeError(f"a time without a zone: {moment.isoformat()}")
         moment = moment.astimezone(UTC)
+    return _utc_text(moment)
+
+
+@lru_cache(maxsize=1024)  # the instants of a batch are few; in UTC, equal ones have one text
+def _utc_text(moment: datetime) -> str:
     return moment.isoformat(timespec="microseconds")[:-6] + "Z"
 
 

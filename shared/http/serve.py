@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import gc
 import logging
 import signal
@@ -25,6 +26,10 @@ Background = Callable[[asyncio.Event], Awaitable[None]]
 """Runs until the event is set, then ends what it has begun and returns."""
 
 log = logging.getLogger("regulars.serve")
+
+
+class PortTaken(RuntimeError):
+    """Somebody else listens there."""
 
 
 class BackgroundDied(RuntimeError):
@@ -77,11 +82,11 @@ async def serve(
 
     The end has an order: no new requests, then the running ones end (they may wait for a background task), then the
     background tasks. `started` is called with the port once the server listens (port 0 asks for any free one).
-    Raises BackgroundDied; OSError when the address cannot be had.
+    Raises BackgroundDied; PortTaken, OSError when the address cannot be had.
     """
     stop = asyncio.Event()
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.create_server((host, port), family=family) as listener, _signals() as call_on_signal:
+    with _listener(host, port, family) as listener, _signals() as call_on_signal:
         server = _Server(_configuration(app), started)
         call_on_signal(server.ask_to_end)
         tasks = {name: asyncio.ensure_future(one(stop)) for name, one in (background or {}).items()}
@@ -98,6 +103,17 @@ async def serve(
             stop.set()
             listening.cancel()
             await _end(tasks, background_end_seconds)
+
+
+def _listener(host: str, port: int, family: socket.AddressFamily) -> socket.socket:
+    try:
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+        raise PortTaken(
+            f"port {port} of {host} is taken: end what has it, or choose another with --port or REGULARS_PORT"
+        ) from None
 
 
 def _configuration(app: ASGIApp) -> uvicorn.Config:

@@ -71,8 +71,8 @@ class PostgresLog:
         self._opening = asyncio.Lock()
         self._topics: dict[str, _Known] = {}
         self._appender = GroupAppender(self._append_group, self._appended)
-        self._watch = Watch(self._connect_watch, self._extents)
         self._tail = Tail()
+        self._watch = Watch(self._connect_watch, self._extents, self._tail.forget_all)
         self._names: dict[int, str] = {}
 
     CREATE_SCHEMA = """
@@ -368,6 +368,7 @@ class PostgresLog:
         except asyncpg.UndefinedTableError as error:
             raise TopicUnsafe("this database holds no log: run set-up") from error
         except CONNECTION_ERRORS as error:
+            self._tail.forget_all()
             raise LogUnavailable(f"the log's database: {type(error).__name__} {error}") from error
 
     async def _open(self) -> None:

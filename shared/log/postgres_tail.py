@@ -66,6 +66,10 @@ class Tail:
         if run is not None and not extent.start <= run.first <= run.end <= extent.end:
             del self._runs[place]
 
+    def forget_all(self) -> None:
+        """A connection was lost: the database that comes back may be another one."""
+        self._runs.clear()
+
 
 def _size(records: Sequence[Record]) -> int:
     return sum(len(record.key) + len(record.value or b"") for record in records)

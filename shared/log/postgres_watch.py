@@ -77,9 +77,11 @@ class Waiter:
 class Watch:
     """Known ends, waiting readers, and the two tasks that keep both up to date."""
 
-    def __init__(self, connect: Connect, heads: Heads) -> None:
+    def __init__(self, connect: Connect, heads: Heads, lost: Callable[[], None]) -> None:
+        """`lost` is called when the connection ends, before a server that comes back can answer anything."""
         self._connect = connect
         self._heads = heads
+        self._lost = lost
         self._ends: dict[Place, int] = {}
         self._waiters: dict[Waiter, None] = {}
         self._untold: dict[Place, int] = {}
@@ -170,12 +172,16 @@ class Watch:
             with contextlib.suppress(*CONNECTION_ERRORS):
                 connection = await self._connect()
                 try:
-                    connection.add_termination_listener(lambda _: self._to_do.set())
+                    connection.add_termination_listener(self._terminated)
                     await connection.add_listener(CHANNEL, self._hear)
                     await self._tell(connection)
                 finally:
                     connection.terminate()
             await asyncio.sleep(POLL_SECONDS)
+
+    def _terminated(self, _connection: object) -> None:
+        self._lost()
+        self._to_do.set()
 
     async def _tell(self, connection: "asyncpg.Connection[asyncpg.Record]") -> None:
         while not connection.is_closed():

@@ -286,7 +286,7 @@ class OwnedPartition:
             if self.stopping.is_set():
                 return
             known = sent.get(at.partition, Sent(0, 0))
-            beyond = await self._last_own(at, known, ends[at], own)
+            beyond = max(known.sequence, await self._last_own(at, known, ends[at], own))
             committed = self.position.sequences.get(at.partition, 0)
             if beyond > committed:
                 await self._refuse_if_stale()

@@ -4,6 +4,7 @@ Without it nothing is lost: the next owner of a partition reads the stream a lit
 """
 
 import asyncio
+import logging
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Final
@@ -15,6 +16,8 @@ RECORD_SECONDS: Final = 0.1
 AGAIN_SECONDS: Final = 1.0
 """After the database could not be reached."""
 
+log = logging.getLogger("regulars.runtime")
+
 
 class Recorder:
     """Gathers acknowledgements until they are recorded, through faults of the database too."""
@@ -25,6 +28,8 @@ class Recorder:
         self._in_flight: Mapping[int, Acknowledged] = {}
         self._hurry, self._recorded = asyncio.Event(), asyncio.Event()
         self._running: asyncio.Task[None] | None = None
+        self._error: Exception | None = None
+        """Of the last attempt."""
 
     def note(self, partition: int, sent: Mapping[int, Sent], answered: int) -> None:
         """What was acknowledged since the partition's last note, and the inbox offset answered."""
@@ -34,11 +39,16 @@ class Recorder:
             self._running = asyncio.create_task(self._run(), name="record what was sent")
 
     async def flushed(self, partition: int) -> None:
-        """Wait until all that was noted of this partition is recorded, which it is at once."""
+        """Wait until all that was noted of this partition is recorded, which it is at once.
+
+        Raises what an attempt at it raised; it is tried again without the caller.
+        """
         while partition in self._noted or partition in self._in_flight:
             self._hurry.set()
             self._recorded.clear()
             await self._recorded.wait()
+            if self._error is not None:
+                raise self._error
 
     async def close(self) -> None:
         """Record no more."""
@@ -55,10 +65,18 @@ class Recorder:
             self._in_flight, self._noted = self._noted, {}
             try:
                 await self._store.record_sent(self._in_flight)
-            except StoreError:
-                for partition, (sent, answered) in self._in_flight.items():
-                    later = self._noted.get(partition, Acknowledged({}, 0))
-                    self._noted[partition] = Acknowledged({**sent, **later.sent}, max(answered, later.answered))
+            except Exception as error:  # whatever it was: what was noted must not be lost
+                if not isinstance(error, StoreError):
+                    log.exception("what was sent cannot be recorded")
+                self._put_back(error)
                 await asyncio.sleep(AGAIN_SECONDS)
-            self._in_flight = {}
-            self._recorded.set()
+            else:
+                self._in_flight, self._error = {}, None
+                self._recorded.set()
+
+    def _put_back(self, error: Exception) -> None:
+        for partition, (sent, answered) in self._in_flight.items():
+            later = self._noted.get(partition, Acknowledged({}, 0))
+            self._noted[partition] = Acknowledged({**sent, **later.sent}, max(answered, later.answered))
+        self._in_flight, self._error = {}, error
+        self._recorded.set()

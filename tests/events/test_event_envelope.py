@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import orjson
 import pytest
@@ -172,6 +173,13 @@ def test_an_instant_of_another_zone_is_converted_and_one_without_is_refused() ->
     assert instant(datetime(2026, 1, 2, 18, tzinfo=shanghai)) == "2026-01-02T10:00:00.000000Z"
     with pytest.raises(EnvelopeError, match="without a zone"):
         instant(datetime(2026, 1, 2, 18))  # noqa: DTZ001
+
+
+def test_an_hour_that_comes_twice_is_two_instants() -> None:
+    berlin = ZoneInfo("Europe/Berlin")
+    first = datetime(2026, 10, 25, 2, 30, tzinfo=berlin)
+    assert instant(first) == "2026-10-25T00:30:00.000000Z"
+    assert instant(first.replace(fold=1)) == "2026-10-25T01:30:00.000000Z"
 
 
 def test_nesting_is_bounded() -> None:

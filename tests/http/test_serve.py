@@ -10,7 +10,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from shared.http.serve import BackgroundDied, serve
+from shared.http.serve import BackgroundDied, PortTaken, serve
 
 ROOT = Path(__file__).parents[2]
 DEADLINE_SECONDS = 20
@@ -106,5 +106,5 @@ async def test_a_task_that_does_not_end_in_time_is_cut_off() -> None:
 
 
 async def test_an_address_that_is_taken_is_an_error() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(OSError, match="Address already in use"):
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(PortTaken, match="is taken: end what has it"):
         await serve(FastAPI(), "127.0.0.1", taken.getsockname()[1])

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import replace
 
 import asyncpg
@@ -29,6 +30,10 @@ where application_name like $1 and datname = current_database() and pid <> pg_ba
 AGE_RECORDS = """
 update regulars_log.records set appended_at = appended_at - make_interval(days => 31)
 where topic_id = (select topic_id from regulars_log.topics where name = $1) and "offset" < $2
+"""
+CHANGE_RECORD = """
+update regulars_log.records set value = $2
+where topic_id = (select topic_id from regulars_log.topics where name = $1) and partition = 0
 """
 CUT_TAIL = """
 update regulars_log.heads set next_offset = next_offset - 1
@@ -150,6 +155,23 @@ async def test_the_log_and_its_readers_outlive_all_their_connections(
         assert values(await take_until_something(reader, at)) == ["after"]
     finally:
         await reader.close()
+
+
+async def test_what_is_in_memory_is_forgotten_with_the_connections(
+    log: PostgresLog, beside: "asyncpg.Connection[asyncpg.Record]", topics: Topics
+) -> None:
+    """The database that comes back may be an older one, whose records at the same offsets are others."""
+    at = At(topics[0].name, 0)
+    await log.append(at, [entry("lost")])
+    assert values(await read(log, at, 1)) == ["lost"]
+    await beside.execute(CHANGE_RECORD, topics[0].name, entry("true").value)
+    assert values(await read(log, at, 1)) == ["lost"], "from memory"
+    await beside.execute(END_OTHERS, "regulars-log%")
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        while True:
+            with suppress(LogUnavailable):
+                if values(await read(log, at, 1)) == ["true"]:
+                    break
 
 
 async def test_an_unreachable_database_is_named(database_url: str) -> None:

@@ -74,6 +74,20 @@ async def test_workers_share_the_partitions_and_take_over(prepared: tuple[str, P
         await assert_proven(stack)
 
 
+async def test_acknowledgements_of_a_lost_database_do_not_hide_that_it_is_older(prepared: tuple[str, Path]) -> None:
+    """Given a database restored from before, into which a living worker then wrote what the log had acknowledged."""
+    url, folder = prepared
+    async with running(url, url, folder) as stack:
+        await some_work(stack, "a")
+    connection = await asyncpg.connect(url)
+    await connection.execute("update toy_machinery.relays set sequence = sequence + 5")
+    await connection.close()
+    async with running(url, url, folder) as stack, asyncio.timeout(20):
+        while len(stack.workers[0].alarms) < 1:
+            await asyncio.wait((asyncio.get_running_loop().create_future(),), timeout=0.05)
+        assert "regulars rebuild toy" in next(iter(stack.workers[0].alarms.values()))
+
+
 async def test_a_lost_database_comes_back_from_the_stream(prepared: tuple[str, Path]) -> None:
     url, folder = prepared
     async with running(url, url, folder) as stack:

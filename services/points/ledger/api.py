@@ -154,7 +154,7 @@ def _explain(api: APIRouter, access: Access) -> None:
 
     @api.get("/v1/explain/events/{event:path}")
     async def event(
-        event: Annotated[str, Path(max_length=EVENT_CHARACTERS_MAX)],
+        event: Annotated[str, Path(max_length=EVENT_CHARACTERS_MAX, description="The sender's id of the event.")],
         caller: Reader,
         reading: Reads,
         rule: Annotated[str | None, Query(max_length=100, description=RULE_DESCRIPTION)] = None,
