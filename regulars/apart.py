@@ -15,8 +15,6 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from typing import Final
 
-import httpx
-
 from regulars.server import chosen
 from shared.command import serve_parts, url_of
 from shared.process import Apart, Part
@@ -74,6 +72,8 @@ class _Child:
 
     async def check(self) -> str:
         """What its own `/readyz` says."""
+        import httpx  # costs every command a quarter of a second
+
         if not self._url:
             if not self._connection.poll():
                 return "starting"

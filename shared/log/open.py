@@ -2,7 +2,6 @@
 
 from urllib.parse import urlsplit
 
-from shared.log.kafka import KafkaLog
 from shared.log.port import Log
 from shared.log.postgres import PostgresLog
 
@@ -20,6 +19,8 @@ def open_log(url: str) -> Log:
             brokers = bootstrap.split(",")
             if not all(host and port.isdigit() for host, _, port in (broker.rpartition(":") for broker in brokers)):
                 raise ValueError(f"a Kafka log is kafka://host:port,host2:port, not {url!r}")
+            from shared.log.kafka import KafkaLog  # its driver takes a while to import
+
             return KafkaLog(bootstrap)
         case scheme:
             raise ValueError(f"a log's URL begins with postgres:// or kafka://, not {scheme or 'with nothing'}")
