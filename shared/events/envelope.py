@@ -174,6 +174,11 @@ def quick_head(value: bytes) -> tuple[str, int, str] | None:
     return None if found is None else (found[3].decode(), int(found[2]), found[1].decode())
 
 
+def head(value: bytes) -> tuple[str, int, str]:
+    """(producer, sequence, type) of an encoded event of ours, quickly where that can be; raises EnvelopeError."""
+    return quick_head(value) or head_of(load(value))
+
+
 def head_of(body: dict[str, Any]) -> tuple[str, int, str]:
     """(producer, sequence, type) of an event of ours: all that a reader needs of one that it passes over."""
     kind = body.get("type")

@@ -9,7 +9,7 @@ from typing import Literal
 
 from shared.events import catalogue
 from shared.events.catalogue import InvalidData, UnknownType
-from shared.events.envelope import EnvelopeError, Event, decode, head_of, load, quick_head
+from shared.events.envelope import EnvelopeError, Event, decode, head
 from shared.events.runtime import RetryInput
 from shared.log.port import Record
 from shared.runtime.fold import RUNTIME_READS, is_own_fact, is_read, timer, timer_cause
@@ -99,7 +99,7 @@ def _inbox_work(rules: Rules, record: Record) -> Work:
 def _stream_work(rules: Rules, position: Position, record: Record, counters: Counter[str]) -> Work | None:
     value = record.value or b""
     try:
-        producer, sequence, kind = quick_head(value) or head_of(load(value))
+        producer, sequence, kind = head(value)
     except EnvelopeError as error:
         raise Unreadable(f"{_cause(record)} is not an event of ours: {error}") from error
     last = position.seen.get(producer, 0)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from shared.events.envelope import head_of, load, quick_head
+from shared.events.envelope import head
 from shared.log.port import EVENTS, At, Log, Reader, Record, inbox
 from shared.runtime.accept import DatabaseOlderThanLog, Unreadable, Work, accept, timers
 from shared.runtime.commit import Batch, Committer, Stale
@@ -321,8 +321,7 @@ class OwnedPartition:
                     await reader.wait(FLUSH_SECONDS)
                     continue
                 for record in records:
-                    value = record.value or b""
-                    producer, sequence, _ = quick_head(value) or head_of(load(value))
+                    producer, sequence, _ = head(record.value or b"")
                     if producer == own:
                         last = max(last, sequence)
                 start = records[-1].offset + 1

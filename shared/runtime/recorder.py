@@ -16,6 +16,8 @@ RECORD_SECONDS: Final = 0.1
 AGAIN_SECONDS: Final = 1.0
 """After the database could not be reached."""
 
+NOTHING: Final = Acknowledged({}, 0)
+
 log = logging.getLogger("regulars.runtime")
 
 
@@ -33,8 +35,7 @@ class Recorder:
 
     def note(self, partition: int, sent: Mapping[int, Sent], answered: int) -> None:
         """What was acknowledged since the partition's last note, and the inbox offset answered."""
-        before = self._noted.get(partition, Acknowledged({}, 0))
-        self._noted[partition] = Acknowledged({**before.sent, **sent}, max(before.answered, answered))
+        self._noted[partition] = self._noted.get(partition, NOTHING).then(Acknowledged(sent, answered))
         if self._running is None or self._running.done():
             self._running = asyncio.create_task(self._run(), name="record what was sent")
 
@@ -75,8 +76,7 @@ class Recorder:
                 self._recorded.set()
 
     def _put_back(self, error: Exception) -> None:
-        for partition, (sent, answered) in self._in_flight.items():
-            later = self._noted.get(partition, Acknowledged({}, 0))
-            self._noted[partition] = Acknowledged({**sent, **later.sent}, max(answered, later.answered))
+        for partition, failed in self._in_flight.items():
+            self._noted[partition] = failed.then(self._noted.get(partition, NOTHING))
         self._in_flight, self._error = {}, error
         self._recorded.set()

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
 
 from shared.events import catalogue
-from shared.events.envelope import Event, decode, encode, event_id, head_of, load, quick_head
+from shared.events.envelope import Event, decode, encode, event_id, head
 from shared.log.port import EVENTS, At, Log, Record, TopicUnsafe
 from shared.runtime.accept import Hole
 from shared.runtime.commit import load_rows
@@ -139,7 +139,7 @@ async def survey(rules: Rules, log: Log, partitions: int) -> Survey:
         async for records in read_all(log, At(EVENTS, target), found.ends[target]):
             for record in records:
                 value = record.value or b""
-                producer, _, _ = quick_head(value) or head_of(load(value))
+                producer, _, _ = head(value)
                 worker, _, partition = producer.partition(".")
                 if worker == rules.worker:
                     _note(found, caused, decode(value), int(partition), target)
@@ -217,7 +217,7 @@ async def replay(
 def _replayable(rules: Rules, record: Record, seen: dict[str, int], bounds: Bounds) -> tuple[Event, int] | None:
     """The event and the worker's partition it is folded for, or None when it is passed over."""
     value, target = record.value or b"", record.at.partition
-    producer, sequence, kind = quick_head(value) or head_of(load(value))
+    producer, sequence, kind = head(value)
     last = seen.get(producer, 0)
     if sequence <= last:
         return None

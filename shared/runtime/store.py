@@ -58,6 +58,10 @@ class Acknowledged(NamedTuple):
     """By target; one that is left out stays as it was."""
     answered: int
 
+    def then(self, later: "Acknowledged") -> "Acknowledged":
+        """Both, the later one where they speak of the same target."""
+        return Acknowledged({**self.sent, **later.sent}, max(self.answered, later.answered))
+
 
 class Reached(NamedTuple):
     """What may be told to those who wait on partition q of a worker.
