@@ -129,10 +129,15 @@ select
         where (conflicts.tenant, conflicts.source, conflicts.id) = (receipts.tenant, receipts.source, receipts.id)
     ) as conflicts
 from unnest($2::text[], $3::text[]) as asked (source, id)
-join receipts on receipts.tenant = $1 and receipts.source = asked.source and receipts.id = asked.id
-left join order_entries as settling
-    on settling.tenant = receipts.tenant and settling.source = receipts.source and settling.id = receipts.id
-    and settling.kind in ('refund', 'refusal')
+cross join lateral (  -- one by one by key: a plan from before the table was analysed would read all of the tenant's
+    select * from receipts
+    where receipts.tenant = $1 and receipts.source = asked.source and receipts.id = asked.id limit 1
+) as receipts
+left join lateral (
+    select * from order_entries
+    where order_entries.tenant = $1 and order_entries.source = asked.source and order_entries.id = asked.id
+        and order_entries.kind in ('refund', 'refusal') limit 1
+) as settling on true
 """
 
 
