@@ -19,6 +19,7 @@ from typing import Any, Final, Self
 
 import httpx
 import orjson
+from httpx_aiohttp import AiohttpTransport
 
 from shared.http.position import AFTER_HEADER, POSITION_HEADER, PositionToken
 
@@ -118,8 +119,7 @@ class Regulars:
         self._http = httpx.AsyncClient(
             base_url=url,
             headers={"Authorization": f"Bearer {key}"},
-            transport=transport,
-            limits=limits,
+            transport=transport or AiohttpTransport(limits=limits),  # a fifth of the processor time of httpx's own
             timeout=httpx.Timeout(WAIT_SECONDS + 30, connect=10),
         )
 

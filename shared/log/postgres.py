@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 
 import asyncpg
 
+from shared.gathered import Gathered
 from shared.log.port import (
     AppendFailed,
     At,
@@ -25,14 +26,13 @@ from shared.log.port import (
     refuse_entries,
 )
 from shared.log.postgres_appender import APPEND_GROUP, GroupAppender, Row
-from shared.log.postgres_reader import PostgresReader
+from shared.log.postgres_reader import Asked, PostgresReader, read_records
 from shared.log.postgres_tail import Tail
 from shared.log.postgres_watch import CONNECTION_ERRORS, Extent, Place, Waiter, Watch
 
 SQL_DIRECTORY: Final = Path(__file__).parent / "sql"
 POOL_SIZE: Final = 8
 TIMEOUT_SECONDS: Final = 30.0
-TAKE_BYTES_MAX: Final = 16 * 1024 * 1024
 TRIM_ROWS: Final = 10_000
 SET_UP_LOCK: Final = 0x5265_676C_6F67
 """The number of the advisory lock under which set-up runs, so that services may start at the same time."""
@@ -72,6 +72,7 @@ class PostgresLog:
         self._topics: dict[str, _Known] = {}
         self._appender = GroupAppender(self._append_group, self._appended)
         self._tail = Tail()
+        self._reads = Gathered(self._read_all, "read the log")
         self._watch = Watch(self._connect_watch, self._extents, self._tail.forget_all)
         self._names: dict[int, str] = {}
 
@@ -286,6 +287,7 @@ class PostgresLog:
 
     async def close(self) -> None:
         await self._appender.close()
+        await self._reads.close()
         await self._watch.close()
         if self._pool is not None:
             pool, self._pool = self._pool, None
@@ -295,29 +297,18 @@ class PostgresLog:
             except (TimeoutError, *CONNECTION_ERRORS):
                 pool.terminate()
 
-    READ = """
-    select "offset", key, value, appended_at from (
-        select "offset", key, value, appended_at,
-            sum(coalesce(octet_length(value), 0)) over (order by "offset" rows unbounded preceding)
-                - coalesce(octet_length(value), 0) as bytes_before
-        from regulars_log.records
-        where topic_id = $1 and partition = $2 and "offset" >= $3
-        order by "offset" limit $4
-    ) as sized
-    where bytes_before < $5
-    order by "offset"
-    """
+    async def _read(self, place: Place, position: int, most: int) -> list[Record]:
+        """Up to `most` records from `position`, bounded in bytes too. What is read at the same time is one query."""
+        return list(self._tail.take(place, position, most) or await self._reads.of(Asked(place, position, most)))
 
-    async def _read(self, at: At, place: Place, position: int, most: int) -> list[Record]:
-        """Up to `most` records from `position`, bounded in bytes too."""
-        if recent := self._tail.take(place, position, most):
-            return list(recent)
+    async def _read_all(self, asked: Sequence[Asked]) -> Mapping[Asked, list[Record]]:
+        names = self._names
         async with self._connection() as connection:
-            rows = await connection.fetch(self.READ, place.topic_id, place.partition, position, most, TAKE_BYTES_MAX)
-        records = [Record(at, offset, key, value, appended_at) for offset, key, value, appended_at in rows]
-        if not self._topics[at.topic].compacted:
-            self._tail.add(place, records)
-        return records
+            found = await read_records(connection, asked, names)
+        for one, records in found.items():
+            if not self._topics[names[one.place.topic_id]].compacted:
+                self._tail.add(one.place, records)
+        return found
 
     FIND_EXTENTS = """
     select topic_id, partition, start_offset, next_offset from regulars_log.heads

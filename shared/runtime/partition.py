@@ -9,10 +9,10 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from shared.events.envelope import head
+from shared.gathered import Gathered
 from shared.log.port import EVENTS, At, Log, Reader, Record, inbox
 from shared.runtime.accept import DatabaseOlderThanLog, Unreadable, Work, accept, timers
 from shared.runtime.commit import Batch, Committer, Stale
-from shared.runtime.gathered import Gathered
 from shared.runtime.recorder import Recorder
 from shared.runtime.relay import Point, Relay, no_point
 from shared.runtime.store import Due, Position, Reached, Sent, Store

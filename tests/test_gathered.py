@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
-from shared.runtime.gathered import Gathered
+from shared.gathered import Gathered
 
 
 class Asked:
