@@ -118,6 +118,8 @@ async def _open(
         running.watched.append(Watched(plan.name, store, workers.get(plan.name)))
     if answers:
         access = await stack.enter_async_context(opened_access(service, settings, used, partitions=partitions))
+        for name, worker in workers.items():
+            worker.tell_here(access.fronts[name].hear)
         running.routers += service.routers(access)
         if running.credentials is None:
             running.credentials = known_credentials(service, settings, access)

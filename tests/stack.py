@@ -125,6 +125,8 @@ async def running_stack(
             access[service.name] = await exits.enter_async_context(
                 opened_access(service, settings, log, partitions=PARTITIONS)
             )
+            for name, front in access[service.name].fronts.items():
+                workers[name].tell_here(front.hear)
         first = services[0]
         credentials = known_credentials(first, settings, access[first.name])
         pool = access[first.name].pools[first.credentials_worker]

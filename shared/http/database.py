@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 import asyncpg
 
 from shared.http.problems import Unavailable
-from shared.runtime.postgres_session import LOST
+from shared.runtime.postgres_session import LOST, keep_session
 
 if TYPE_CHECKING:
     from asyncpg.pool import PoolConnectionProxy
@@ -40,6 +40,7 @@ def api_pool(url: str, worker: str, schema: str, connections_max: int = CONNECTI
         timeout=CONNECT_SECONDS_MAX,
         command_timeout=STATEMENT_MILLISECONDS_MAX / 1000 + 1,
         server_settings=settings,
+        reset=keep_session,
     )
 
 

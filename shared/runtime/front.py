@@ -53,7 +53,7 @@ class Front:
 
     async def open(self) -> None:
         """Start hearing announcements."""
-        self._stop_listening = await self._store.listen(self._hear)
+        self._stop_listening = await self._store.listen(self.hear)
 
     async def close(self) -> None:
         """Stop hearing; waiters run into their time-out."""
@@ -130,7 +130,7 @@ class Front:
     async def _wait_one(self, q: int, name: str, offset: int, deadline: float) -> bool:
         loop = asyncio.get_running_loop()
         if q not in self._reached:
-            self._hear(await self._store.reached(q))
+            self.hear(await self._store.reached(q))
         while self._at(q, name) < offset:
             left = deadline - loop.time()
             if left <= 0:
@@ -140,7 +140,7 @@ class Front:
             await asyncio.wait((future,), timeout=min(left, NET_SECONDS))
             if not future.done():
                 future.cancel()
-                self._hear(await self._store.reached(q))
+                self.hear(await self._store.reached(q))
         return True
 
     def _at(self, q: int, name: str) -> int:
@@ -149,8 +149,8 @@ class Front:
             return 0
         return known.inbox if name == "inbox" else known.events
 
-    def _hear(self, told: Reached) -> None:
-        """Positions only grow here, whatever order announcements come in."""
+    def hear(self, told: Reached) -> None:
+        """An announcement, in whatever order they come: positions only grow here."""
         q = told.partition
         known = self._reached.get(q, Reached(q, 0, 0, 0))
         now = Reached(q, *(max(ours, theirs) for ours, theirs in zip(known[1:], told[1:], strict=True)))

@@ -120,7 +120,7 @@ def _from_jsonb(value: bytes) -> Any:
     return orjson.loads(value[1:])
 
 
-async def _keep_session(_connection: Connection) -> None:
+async def keep_session(_connection: Connection) -> None:
     """No round trip when a connection is given back: nothing of ours changes a session (the pool rolls back)."""
 
 
@@ -143,7 +143,7 @@ class Session:
                 command_timeout=settings.command_timeout_seconds,
                 server_settings=server,
                 init=set_json,
-                reset=_keep_session,
+                reset=keep_session,
             )
         session = cls(pool, settings)
         try:

@@ -22,6 +22,8 @@ FAILURES_COUNTED_MAX: Final = 8
 STOP_SECONDS: Final = 20.0
 ANNOUNCE_SECONDS: Final = 0.005
 """After one announcement the next gathers what comes meanwhile; an answer waits no longer for it than this."""
+ANNOUNCE_ELSEWHERE_SECONDS: Final = 0.05
+"""The same where this process has an API of its own, which is told at once."""
 
 
 class Worker:
@@ -54,6 +56,7 @@ class Worker:
         """Whether a partition ended by a fault since the last look, and how many looks in a row found that."""
         self._wall = (datetime.min.replace(tzinfo=UTC), 0.0)
         self._told: dict[int, Reached] = {}
+        self._heard_here: list[Callable[[Reached], None]] = []
         self._tell = asyncio.Event()
         self._parts = Parts(
             context,
@@ -71,6 +74,10 @@ class Worker:
         """The store's clock, carried on by this process: it says when to run a timer, and decides nothing."""
         at, then = self._wall
         return at + timedelta(seconds=asyncio.get_running_loop().time() - then)
+
+    def tell_here(self, heard: Callable[[Reached], None]) -> None:
+        """Somebody in this process hears of each step at once; other processes hear by the store, a little later."""
+        self._heard_here.append(heard)
 
     def stop(self) -> None:
         """Finish the batches, relay them, give up the leases, leave."""
@@ -192,6 +199,8 @@ class Worker:
             await self._store.retire(self.owner)
 
     def _announce(self, reached: Reached) -> None:
+        for heard in self._heard_here:
+            heard(reached)
         self._told[reached.partition] = reached
         self._tell.set()
 
@@ -205,7 +214,7 @@ class Worker:
                 await self._store.announce(told)
             except StoreError:
                 self.counters["announcements_lost"] += 1
-            await asyncio.sleep(ANNOUNCE_SECONDS)
+            await asyncio.sleep(ANNOUNCE_ELSEWHERE_SECONDS if self._heard_here else ANNOUNCE_SECONDS)
 
 
 def key_publisher(log: Log, keyring: Keyring) -> Callable[[], Awaitable[None]]:
