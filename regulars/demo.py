@@ -86,14 +86,14 @@ def run_demo(wanted: Wanted, environment: Mapping[str, str], console: Console) -
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with _server(wanted, environment, console) as server:
         shown, api_key = run(_play(server, planned, wanted, console))
-        proofs = _prove(wanted, environment, console)
         if wanted.report is not None:
             wanted.report.write_text(json.dumps(asdict(shown), indent=2) + "\n")
-        if not proofs or not shown.balanced:
+        if wanted.stay:
+            _try_next(server, api_key, wanted, console)
+        if not _prove(wanted, environment, console) or not shown.balanced:
             console.print("[bold red]The proof failed: see above.[/]")
             return 1
         if wanted.stay:
-            _try_next(server, api_key, wanted, console)
             _wait(server)
     return 0
 
@@ -267,7 +267,8 @@ async def _show_member(client: Regulars, customer: str, console: Console) -> Non
 
 def _prove(wanted: Wanted, environment: Mapping[str, str], console: Console) -> bool:
     """`regulars verify` for each worker, side by side; what it prints, and whether all are equal."""
-    console.print("\nProof: folding the whole stream again and comparing it with the state ...", highlight=False)
+    say = "Proof: folding the whole stream again and comparing it with the state; it takes a minute or two ..."
+    console.print(f"\n{say}", highlight=False)
     given = {name: value for name, value in environment.items() if not name.startswith("REGULARS_")}
     running = [
         subprocess.Popen([*_regulars(wanted), "verify", worker], env=given, stdout=subprocess.PIPE) for worker in PROVED

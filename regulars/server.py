@@ -23,7 +23,7 @@ from shared.settings import Settings
 SERVICES: Final[tuple[Service, ...]] = (CONTACTS, POINTS)
 """In the order in which they are opened; the first one's copy of the API keys serves all."""
 
-RELAXED: Final[Mapping[str, str]] = {**DURABLE, "synchronous_commit": "off"}
+RELAXED: Final[Mapping[str, str]] = {**DURABLE, "synchronous_commit": "off", "autovacuum_naptime": "5min"}
 """A commit does not wait for the disk: a power cut may lose the last fraction of a second, a crash of ours nothing."""
 
 DATABASE_URL: Final = "REGULARS_DATABASE_URL"
