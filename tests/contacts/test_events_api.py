@@ -2,13 +2,16 @@
 
 import asyncio
 import json
+import re
 from typing import Any
 from uuid import uuid4
 
 import httpx
 import pytest
 
+from services.contacts.door.answers import WHAT_TO_DO
 from services.contacts.door.intake import EVENTS_MAX
+from shared.events.door import DeliveryRefused
 from shared.http.position import PositionToken
 from shared.log.port import partition_of
 from tests.contacts.door_driver import NOW, SOURCE, line, purchase, refund, sent
@@ -77,6 +80,7 @@ async def test_an_event_is_accepted_at_once_and_its_position_leads_to_the_receip
         "outcome": "recorded",
         "type": "purchase.completed.v1",
         "reason": None,
+        "detail": None,
         "contact": contact,
         "conflicts": 0,
     }
@@ -222,6 +226,7 @@ async def test_another_body_under_the_same_name_is_a_recorded_conflict(shop: htt
     for _ in range(2):
         (item,) = await deliver(shop, other)
         assert (item["status"], item["reason"]) == ("refused", "conflict")
+        assert "send a new event under a new id" in item["detail"]
     found = await receipt(shop, "e-1001")
     assert (found["outcome"], found["conflicts"]) == ("recorded", 1)
 
@@ -267,7 +272,13 @@ async def test_a_refund_that_does_not_fit_is_refused_before_and_after_its_order(
     for id, type in (("e-r1", "refund.refused.v1"), ("e-r2", "delivery.refused.v1")):
         found = await receipt(shop, id)
         assert (found["outcome"], found["type"], found["reason"]) == ("refused", type, reason)
+        assert found["detail"] == late["detail"] == WHAT_TO_DO[reason]
         assert found["contact"] == order["contact"]
+
+
+def test_every_reason_of_a_refusal_says_what_to_do() -> None:
+    documented = re.findall(r"`([a-z-]+)`", DeliveryRefused.__doc__ or "")
+    assert set(documented) - {"ignored-duplicate"} == set(WHAT_TO_DO)
 
 
 async def test_a_refund_counts_once_under_its_own_id(shop: httpx.AsyncClient) -> None:

@@ -17,6 +17,19 @@ from shared.http.problems import TYPE_BASE, BodyTooLarge, FieldError, Invalid, P
 Outcome = Literal["recorded", "deferred", "duplicate", "refused"]
 """recorded: it is a fact. deferred: a refund waits for its order. duplicate: what it says was recorded before.
 refused: it cannot take effect, and why."""
+WHAT_TO_DO: Final[dict[str, str]] = {
+    CONFLICT: "Another body is recorded under this source and id, and stays; send a new event under a new id.",
+    "order-already-known": "This order is recorded with other content or of another contact; "
+    "send a refund for what went back.",
+    "refund-already-known": "This refund is recorded with other content; "
+    "send what else went back under a new refund_id.",
+    "currency-differs": "The order was paid in another currency; send its refund in the order's.",
+    "line-unknown": "The order has no such line; name the lines by the line_ids that it was reported with.",
+    "refund-exceeds-order": "With its other refunds more pieces or money would go back than were bought; "
+    "send what really went back.",
+    "too-many-deferred": "Too many refunds wait for this order already; send the order first, then its refunds.",
+}
+"""By the reason of a refusal; the fact on the stream says it with the numbers."""
 Status = Literal["accepted", "recorded", "deferred", "duplicate", "refused", "parked", "invalid"]
 
 _OUTCOMES: Final[dict[str, Outcome]] = {
@@ -60,6 +73,7 @@ class ReceiptAnswer(BaseModel):
     )
     type: str = Field(description="The type of the event that stands on the stream for it.")
     reason: str | None = Field(description="Why it was refused: a stable code.")
+    detail: str | None = Field(description="What to do about a refusal.")
     contact: str | None = Field(description="Whom it is about, if known.")
     conflicts: int = Field(description="How many other bodies came under the same source and id, and were refused.")
 
@@ -103,6 +117,7 @@ def receipt_answer(source: str, event_id: str, receipt: Receipt) -> ReceiptAnswe
         outcome=outcome_of(receipt),
         type=receipt.outcome,
         reason=receipt.reason or None,
+        detail=WHAT_TO_DO.get(receipt.reason),
         contact=receipt.subject if is_contact(receipt.subject) else None,
         conflicts=receipt.conflicts,
     )
@@ -145,4 +160,6 @@ def _decided(taken: Taken, receipt: Receipt | None, index: int, *, known: bool) 
     if receipt.body_hash != taken.delivery.body_hash:
         status, reason = "refused", CONFLICT
     contact = receipt.subject if is_contact(receipt.subject) else None
-    return EventAnswer(index=index, status=status, receipt=link, contact=contact, reason=reason or None)
+    return EventAnswer(
+        index=index, status=status, receipt=link, contact=contact, reason=reason or None, detail=WHAT_TO_DO.get(reason)
+    )
