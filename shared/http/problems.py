@@ -10,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
+from shared.http.field_messages import field_message
 from shared.telemetry import correlation_id
 
 log = logging.getLogger("regulars.http")
@@ -235,7 +236,10 @@ async def _validation(_: Request, error: Exception) -> Response:
 def invalid_fields(errors: Iterable[Mapping[str, Any]], prefix: str = "") -> Invalid:
     """Pydantic's errors as one problem that names each field; what was sent is not repeated, it may be personal."""
     shown = [
-        {"field": ".".join(map(_printable, ([prefix] if prefix else []) + list(error["loc"]))), "message": error["msg"]}
+        {
+            "field": ".".join(map(_printable, ([prefix] if prefix else []) + list(error["loc"]))),
+            "message": field_message(error),
+        }
         for error in errors
     ]
     fields = ", ".join(error["field"] for error in shown[:5])
