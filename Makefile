@@ -13,7 +13,7 @@ help:
 	@echo 'make demo    install, start Regulars, replay 69,659 real purchases, show what came of them, stay up'
 	@echo 'make up      start Regulars on an embedded Postgres'
 	@echo 'make test    every test that this machine can run'
-	@echo 'make check   format, lint, types, boundaries and the tests without servers (under a minute)'
+	@echo 'make check   format, lint, types, boundaries and the tests without servers (about a minute)'
 	@echo 'make bench   figures: events/s, redemption latency, rebuild'
 	@echo 'make soak    1,000 simulator seeds and 20 crash rounds on each log (long)'
 

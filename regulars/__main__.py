@@ -197,6 +197,8 @@ async def _moved(url: str, key: str, until: datetime) -> None:
     try:
         async with Regulars(url, key) as client:
             at = await client.advance_clock(until)
+    except httpx.TransportError as error:
+        fail(f"no answer from {url} ({error}): start the API with `regulars up`, or name it with --url")
     except (ProblemError, Unfinished, httpx.HTTPError) as error:
         fail(error)
     if at > until:

@@ -35,7 +35,7 @@ def test_a_service_has_the_commands_of_its_own() -> None:
         (["up", "--only", "poinst"], 1, "no service poinst; there are contacts, points"),
         (["clock", "advance", "tomorrow", "--key", "k"], 1, "tomorrow is not a time"),
         (["clock", "advance", "2026-01-01T00:00:00", "--key", "k"], 1, "has no zone"),
-        (["clock", "advance", "2026-01-01T00:00:00Z", "--key", "k", "--url", "http://127.0.0.1:9"], 1, "connect"),
+        (["clock", "advance", "2026-01-01T00:00:00Z", "--key", "k", "--url", "http://127.0.0.1:9"], 1, "start the API"),
     ],
 )
 def test_a_mistake_is_named(arguments: list[str], code: int, said: str) -> None:
