@@ -10,6 +10,8 @@ import pytest
 
 from shared.embedded_postgres import THROWAWAY, EmbeddedPostgres, EmbeddedPostgresError
 
+pytestmark = pytest.mark.server
+
 
 @pytest.fixture
 def directory() -> Iterator[Path]:

@@ -24,6 +24,8 @@ from tests.simulator.planted import (
     with_partitions,
 )
 
+pytestmark = pytest.mark.slow
+
 SEEDS_MAX = 100
 
 QUIET = Plan(
