@@ -138,7 +138,7 @@ class Committer:
             return []
         async with self._store.transaction() as transaction:
             await self._point("batch.2")
-            if not await transaction.hold_all([batch.held for batch in group]):
+            if not await transaction.hold([batch.held for batch in group]):
                 self._counters["stale_refused"] += 1
                 raise Stale(f"{self._context.rules.worker}: one of {[batch.held.partition for batch in group]}")
             await self._point("batch.4")
@@ -150,7 +150,7 @@ class Committer:
             await self._point("batch.5")
             await self._write(transaction, turns)
             await self._point("batch.6")
-            await transaction.move_all([turn.position for turn in turns])
+            await transaction.move([turn.position for turn in turns])
             await self._point("batch.7")
         await self._point("batch.committed")
         self._counters.update(counting)

@@ -19,22 +19,7 @@ UNSENT_BYTES_MAX: Final = 8_000_000
 """Of keys and values that one reading of the outbox returns, unless its first group alone is larger."""
 
 
-HOLD = "update positions set version = version + 1 where partition = $1 and version = $2"
-
-
-async def hold(connection: Connection, partition: int, version: int) -> bool:
-    return await connection.execute(HOLD, partition, version) == "UPDATE 1"
-
-
-MOVE = "update positions set offsets = $2, seen = $3, sequences = $4 where partition = $1"
-
-
-async def move(connection: Connection, position: Position) -> bool:
-    at = position.partition
-    return await connection.execute(MOVE, at, position.offsets, position.seen, position.sequences) == "UPDATE 1"
-
-
-HOLD_ALL = """
+HOLD = """
 with held as (
     select positions.partition from positions
     join unnest($1::int[], $2::bigint[]) as wanted (partition, version) using (partition, version)
@@ -44,12 +29,12 @@ update positions set version = version + 1 from held where positions.partition =
 """
 
 
-async def hold_all(connection: Connection, held: Sequence[Position]) -> bool:
+async def hold(connection: Connection, held: Sequence[Position]) -> bool:
     partitions, versions = [each.partition for each in held], [each.version for each in held]
-    return await connection.execute(HOLD_ALL, partitions, versions) == f"UPDATE {len(held)}"
+    return await connection.execute(HOLD, partitions, versions) == f"UPDATE {len(held)}"
 
 
-MOVE_ALL = """
+MOVE = """
 update positions
 set offsets = moved.offsets::jsonb, seen = moved.seen::jsonb, sequences = moved.sequences::jsonb
 from unnest($1::int[], $2::text[], $3::text[], $4::text[]) as moved (partition, offsets, seen, sequences)
@@ -57,9 +42,9 @@ where positions.partition = moved.partition
 """
 
 
-async def move_all(connection: Connection, moved: Sequence[Position]) -> bool:
+async def move(connection: Connection, moved: Sequence[Position]) -> bool:
     columns = [[_json(getattr(each, name)) for each in moved] for name in ("offsets", "seen", "sequences")]
-    done = await connection.execute(MOVE_ALL, [each.partition for each in moved], *columns)
+    done = await connection.execute(MOVE, [each.partition for each in moved], *columns)
     return done == f"UPDATE {len(moved)}"
 
 

@@ -62,13 +62,9 @@ class PostgresTransaction:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    async def hold(self, partition: int, version: int) -> bool:
+    async def hold(self, held: Sequence[Position]) -> bool:
         with answers(self._connection):
-            return await machinery.hold(self._connection, partition, version)
-
-    async def hold_all(self, held: Sequence[Position]) -> bool:
-        with answers(self._connection):
-            return await machinery.hold_all(self._connection, held)
+            return await machinery.hold(self._connection, held)
 
     async def load(self, table: Table[Any], groups: Sequence[Key], *, lock: bool = False) -> list[Any]:
         with answers(self._connection):
@@ -87,15 +83,11 @@ class PostgresTransaction:
     async def send(self, rows: Sequence[OutboxRow]) -> None:
         await self._copy("outbox", OutboxRow._fields, rows)
 
-    async def move(self, position: Position) -> None:
+    async def move(self, moved: Sequence[Position]) -> None:
         with answers(self._connection):
-            if not await machinery.move(self._connection, position):
-                raise StoreConflict(f"partition {position.partition} has no position row: claim it first")
-
-    async def move_all(self, moved: Sequence[Position]) -> None:
-        with answers(self._connection):
-            if not await machinery.move_all(self._connection, moved):
-                raise StoreConflict("a partition of the group has no position row: claim it first")
+            if not await machinery.move(self._connection, moved):
+                partitions = [each.partition for each in moved]
+                raise StoreConflict(f"of partitions {partitions} one has no position row: claim it first")
 
     async def _copy(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         if rows:

@@ -99,12 +99,11 @@ class StoreConflict(StoreError): ...
 
 
 class Transaction(Protocol):
-    async def hold(self, partition: int, version: int) -> bool:
-        """Step 2: compare-and-set the position row's version to version + 1. False: this owner is stale."""
-        ...
+    async def hold(self, held: Sequence[Position]) -> bool:
+        """Step 2: compare-and-set the version of these position rows to version + 1, in the order of their partitions.
 
-    async def hold_all(self, held: Sequence[Position]) -> bool:
-        """Step 2 for several partitions at once, in their order. False: at least one owner is stale; roll back."""
+        False: at least one owner is stale; roll back.
+        """
         ...
 
     async def load(self, table: Table[Any], groups: Sequence[Key], *, lock: bool = False) -> list[Any]:
@@ -123,12 +122,8 @@ class Transaction(Protocol):
         """Step 6: append to the outbox."""
         ...
 
-    async def move(self, position: Position) -> None:
-        """Step 7: write offsets, seen and sequences of the held position row; the version is already set."""
-        ...
-
-    async def move_all(self, moved: Sequence[Position]) -> None:
-        """Step 7 for several held position rows."""
+    async def move(self, moved: Sequence[Position]) -> None:
+        """Step 7: write offsets, seen and sequences of the held position rows; the versions are already set."""
         ...
 
 

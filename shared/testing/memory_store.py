@@ -54,7 +54,13 @@ class MemoryTransaction:
     def __init__(self, store: "MemoryStore", done: OpenTransaction) -> None:
         self._store, self._content, self._done = store, store.content, done
 
-    async def hold(self, partition: int, version: int) -> bool:
+    async def hold(self, held: Sequence[Position]) -> bool:
+        for each in sorted(held, key=lambda position: position.partition):
+            if not await self._hold(each.partition, each.version):
+                return False
+        return True
+
+    async def _hold(self, partition: int, version: int) -> bool:
         await self._enter("store.hold")
         lock = position_lock(partition)
         with self._failing():
@@ -68,12 +74,6 @@ class MemoryTransaction:
             position.version += 1
             self._done.positions[partition] = position
             return True
-
-    async def hold_all(self, held: Sequence[Position]) -> bool:
-        for each in sorted(held, key=lambda position: position.partition):
-            if not await self.hold(each.partition, each.version):
-                return False
-        return True
 
     def _position(self, partition: int) -> Position | None:
         """A copy of the row as this transaction sees it."""
@@ -127,7 +127,11 @@ class MemoryTransaction:
         await self._enter("store.send")
         self._done.outbox.extend(rows)
 
-    async def move(self, position: Position) -> None:
+    async def move(self, moved: Sequence[Position]) -> None:
+        for each in moved:
+            await self._move(each)
+
+    async def _move(self, position: Position) -> None:
         await self._enter("store.move")
         await self._lock(position_lock(position.partition))
         moved = self._position(position.partition)
@@ -137,10 +141,6 @@ class MemoryTransaction:
         wanted = deepcopy(position)
         moved.offsets, moved.seen, moved.sequences = wanted.offsets, wanted.seen, wanted.sequences
         self._done.positions[position.partition] = moved
-
-    async def move_all(self, moved: Sequence[Position]) -> None:
-        for each in moved:
-            await self.move(each)
 
     async def commit(self) -> None:
         await self._enter("store.commit")

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from shared.runtime.store import OutboxRow, Reached, Store, StoreConflict, StoreUnavailable
+from shared.runtime.store import OutboxRow, Position, Reached, Store, StoreConflict, StoreUnavailable
 from shared.testing.memory_store import DuplicateRow, MemoryStore, MemoryStoreContent
 from tests.runtime.toy_store import ENTRIES, NICKNAMES, TOYS, WORKER, Entry, Nickname, Turn, claimed, held, no_point
 
@@ -53,7 +53,7 @@ def dies_at(name: str, reached: asyncio.Event) -> Callable[[str], Awaitable[None
 async def batch_of(store: Store, version: int) -> None:
     """One batch of partition 0 with an effect, an outbox row and a position."""
     async with store.transaction() as batch:
-        assert await batch.hold(0, version)
+        assert await batch.hold([Position(0, version)])
         await batch.save(NICKNAMES, [Nickname("acme", "ace", "Li")])
         await batch.add(ENTRIES, [Entry("acme", version, 5)])
         await batch.send([OutboxRow(0, 0, version, version, False, b"k", b"v")])
@@ -152,7 +152,7 @@ async def test_a_stopped_process_loses_its_transaction_after_the_idle_time_out(
             watch.now += timedelta(minutes=2)
             taken = await successor.claim("bert", 0, 60)
             assert taken is not None
-            await batch.move(position)
+            await batch.move([position])
 
     with pytest.raises(StoreUnavailable):
         await wakes_too_late()

@@ -84,7 +84,7 @@ async def test_after_a_lost_commit_answer_the_position_waits_for_the_commit(
             await held(batch, position)
             await batch.save(PROFILES, [Profile("acme", "Li", 41, 1, True, NOON, None)])
             position.offsets = {EVENTS: 8}
-            await batch.move(position)
+            await batch.move([position])
 
     async def committing() -> bool:
         return bool(
@@ -130,7 +130,7 @@ async def test_nothing_hangs_on_a_silent_server(wire: Wire) -> None:
     async def holds() -> None:
         async with store.transaction() as batch:
             wire.silence()
-            await batch.hold(0, 1)
+            await batch.hold([Position(0, 1)])
 
     async with asyncio.timeout(DEADLINE_SECONDS):
         with pytest.raises(StoreUnavailable):
@@ -158,7 +158,7 @@ async def test_a_stopped_process_does_not_block_its_successor(shop: Shop[Postgre
         async with stopped.transaction() as batch:
             await held(batch, position)
             await until(take_over)
-            await batch.move(position)
+            await batch.move([position])
 
     with pytest.raises(StoreUnavailable):
         await wakes_too_late()
@@ -222,7 +222,7 @@ async def test_large_values_bound_what_one_reading_returns(shop: Shop[PostgresSt
         await held(batch, position)
         await batch.send(rows)
         position.sequences = {0: 9}
-        await batch.move(position)
+        await batch.move([position])
     sent: dict[int, Sent] = {}
     parts = []
     while part := await store.unsent(0, sent, 100):
@@ -242,7 +242,7 @@ async def test_the_outbox_is_cut_by_time_and_old_parts_go_once_acknowledged(
         await held(batch, position)
         await batch.send([OutboxRow(0, 0, 1, 1, False, b"k", b"v"), OutboxRow(0, 4, 1, 1, True, b"k", b"v")])
         position.sequences = {0: 1, 4: 1}
-        await batch.move(position)
+        await batch.move([position])
     assert await admin.fetchval("select count(*) from outbox_default") == 0
     await admin.execute(
         "create table toy_machinery.outbox_2001010100 partition of outbox"
@@ -266,7 +266,7 @@ async def test_rows_that_came_before_their_part_are_kept_in_the_default_one(shop
         await held(batch, position)
         await batch.send([OutboxRow(0, 0, 1, 1, False, b"k", b"v")])
         position.sequences = {0: 1}
-        await batch.move(position)
+        await batch.move([position])
     assert await store.maintain() == (2, 0)
     assert len(await store.unsent(0, {}, 10)) == 1
 

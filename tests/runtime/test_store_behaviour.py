@@ -49,7 +49,7 @@ class TestBatch:
             await batch.add(ENTRIES, [Entry("acme", 1, 5)])
             assert await other.load(PROFILES, [("acme", "Li")]) == []
             position.offsets, position.seen, position.sequences = {EVENTS: 7}, {"door.1": 4}, {0: 2, 11: 9}
-            await batch.move(position)
+            await batch.move([position])
         assert await other.load(PROFILES, [("acme", "Li")]) == [LI]
         assert await rows_of(other, ENTRIES) == [Entry("acme", 1, 5)]
         assert await other.position(3) == Position(3, 2, {EVENTS: 7}, {"door.1": 4}, {0: 2, 11: 9})
@@ -64,7 +64,7 @@ class TestBatch:
                 await batch.add(ENTRIES, [Entry("acme", 1, 5)])
                 await batch.send([OutboxRow(0, 0, 1, 1, False, b"acme/li", b"{}")])
                 position.sequences = {0: 1}
-                await batch.move(position)
+                await batch.move([position])
                 raise Abandoned
 
         with pytest.raises(Abandoned):
@@ -111,10 +111,10 @@ class TestOwnership:
     async def test_a_stale_version_is_refused(self, store: Store) -> None:
         position = await claimed(store, 0)
         async with store.transaction() as batch:
-            assert not await batch.hold(0, position.version - 1)
+            assert not await batch.hold([Position(0, position.version - 1)])
         async with store.transaction() as batch:
-            assert not await batch.hold(0, position.version + 1)
-            assert not await batch.hold(5, 1)
+            assert not await batch.hold([Position(0, position.version + 1)])
+            assert not await batch.hold([Position(5, 1)])
 
     @pytest.mark.parametrize("commits", [True, False])
     async def test_of_two_batches_with_one_version_one_goes_on(self, store: Store, other: Store, commits: bool) -> None:
@@ -124,12 +124,12 @@ class TestOwnership:
         async def second() -> bool:
             async with other.transaction() as batch:
                 waits.set()
-                return await batch.hold(0, version)
+                return await batch.hold([Position(0, version)])
 
         async with asyncio.timeout(DEADLINE_SECONDS):
             try:
                 async with store.transaction() as batch:
-                    assert await batch.hold(0, version)
+                    assert await batch.hold([Position(0, version)])
                     waiting = asyncio.create_task(second())
                     await waits.wait()
                     assert await store.load(PROFILES, [("acme", "Li")]) == []
@@ -163,7 +163,7 @@ class TestOwnership:
         await until(take_over)
         assert taken[0].version == position.version + 1
         async with store.transaction() as batch:
-            assert not await batch.hold(0, position.version)
+            assert not await batch.hold([Position(0, position.version)])
         assert await store.renew("anna", 60) == frozenset()
 
     async def test_renewing_keeps_every_lease_of_the_owner(self, store: Store, other: Store) -> None:
@@ -201,7 +201,7 @@ class TestOwnership:
                 waiting = asyncio.create_task(other.claim("bert", 0, 60))
                 assert await other.load(PROFILES, [("acme", "Li")]) == []
                 position.offsets = {EVENTS: 12}
-                await batch.move(position)
+                await batch.move([position])
                 assert not waiting.done()
             assert await waiting == Position(0, position.version + 1, {EVENTS: 12})
 

@@ -25,7 +25,7 @@ async def sent_out(store: Store, rows: Sequence[OutboxRow]) -> Position:
     async with store.transaction() as batch:
         await held(batch, position)
         await batch.send(rows)
-        await batch.move(position)
+        await batch.move([position])
     return position
 
 
@@ -86,7 +86,7 @@ class TestOutbox:
         async with store.transaction() as batch:
             await held(batch, position)
             position.offsets = {EVENTS: 33, "regulars.inbox.toy.1": 9}
-            await batch.move(position)
+            await batch.move([position])
         assert await other.reached(2) == Reached(2, 0, 33, 0)
         await store.record_sent({2: Acknowledged({1: Sent(8, 800), 2: Sent(4, 61)}, 9)})
         assert await other.reached(2) == Reached(2, 9, 33, 61)

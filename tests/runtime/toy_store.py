@@ -211,5 +211,5 @@ async def claimed(store: Store, partition: int, owner: str = "anna") -> Position
 
 async def held(transaction: Transaction, position: Position) -> None:
     """Step 2, which must succeed."""
-    assert await transaction.hold(position.partition, position.version)
+    assert await transaction.hold([position])
     position.version += 1

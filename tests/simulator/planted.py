@@ -53,9 +53,9 @@ class AnswersEarly(OwnedPartition):
 class AnyVersion(MemoryTransaction):
     """Skips the version check: a stale owner may commit."""
 
-    async def hold(self, partition: int, version: int) -> bool:
+    async def _hold(self, partition: int, version: int) -> bool:
         row = self._content.positions.get(partition)
-        return await super().hold(partition, version if row is None else row.version)
+        return await super()._hold(partition, version if row is None else row.version)
 
 
 class Careless(MemoryStore):
@@ -79,7 +79,6 @@ class PositionFirst:
         self._real = real
         self.effects: list[Effect] = []
         self.hold, self.load, self.move = real.hold, real.load, real.move
-        self.hold_all, self.move_all = real.hold_all, real.move_all
 
     async def save(self, table: Table[Any], rows: Sequence[Any]) -> int:
         self.effects.append(lambda later: later.save(table, rows))
