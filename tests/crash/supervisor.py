@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from random import Random
+from threading import Lock
 from typing import Final
 
 from shared.settings import Settings
@@ -72,6 +73,8 @@ class Supervisor:
         self._ending = asyncio.Event()
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(["tests.crash.process"])
+        self._asking = Lock()
+        """Starting a process asks for the end of all others; of two who ask at once, one is told 255."""
         self._tasks: list[asyncio.Task[None]] = []
         self._healing = False
 
@@ -113,7 +116,7 @@ class Supervisor:
         self.show_tasks()
         _, late = await asyncio.wait(self._tasks, timeout=END_SECONDS / 2)
         for slot in self._slots.values():
-            if slot.process is not None and slot.process.is_alive():
+            if slot.process is not None and self._alive(slot.process):
                 self.defects.append(f"{slot.name} did not end within {END_SECONDS:.0f} s of SIGTERM")
                 self._send(slot, signal.SIGKILL)
         for task in late:
@@ -159,7 +162,7 @@ class Supervisor:
         life = Life(slot.part, self._settings, acts, tally, self._switch_path, output)
         process = self._context.Process(target=live, args=(life,), name=stem, daemon=True)
         died = asyncio.Event()
-        await asyncio.to_thread(process.start)
+        await asyncio.to_thread(self._begin, process)
         slot.process = process
         loop = asyncio.get_running_loop()
         loop.add_reader(process.sentinel, died.set)
@@ -175,9 +178,18 @@ class Supervisor:
             loop.remove_reader(process.sentinel)
         await self._ended(slot, process)
 
+    def _begin(self, process: ForkServerProcess) -> None:
+        with self._asking:
+            process.start()
+
+    def _alive(self, process: ForkServerProcess) -> bool:
+        with self._asking:
+            return process.is_alive()
+
     async def _ended(self, slot: Slot, process: ForkServerProcess) -> None:
-        process.join()
-        code = process.exitcode
+        with self._asking:
+            process.join()
+            code = process.exitcode
         for handle in slot.signals:
             handle.cancel()
         slot.signals.clear()
@@ -218,7 +230,7 @@ class Supervisor:
 
     def _send(self, slot: Slot, what: signal.Signals) -> bool:
         process = slot.process
-        if process is None or process.pid is None or not process.is_alive():
+        if process is None or process.pid is None or not self._alive(process):
             return False
         os.kill(process.pid, what)
         return True
