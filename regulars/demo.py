@@ -94,6 +94,9 @@ def run_demo(wanted: Wanted, environment: Mapping[str, str], console: Console) -
             console.print("[bold red]The proof failed: see above.[/]")
             return 1
         if wanted.stay:
+            again = f"{Path(sys.argv[0])} --var {wanted.directory} verify"
+            console.print(f"The proof again: {again}", highlight=False, markup=False, soft_wrap=True)
+            console.print(f"The server's log is {server.log}. Ctrl-C ends it.", highlight=False)
             _wait(server)
     return 0
 
@@ -292,14 +295,12 @@ def _try_next(server: Server, api_key: str, wanted: Wanted, console: Console) ->
         ("How many members has each tier?", f"curl -s {header} {server.url}/v1/tiers"),
         ("The program, to change and publish again:", f"curl -s {header} {server.url}/v1/programs/club"),
         ("Every address, to try in a browser:", f"{server.url}/docs"),
-        ("The proof again:", f"{Path(sys.argv[0])} --var {wanted.directory} verify"),
         ("Later, when this has ended, with the same data:", f"{Path(sys.argv[0])} --var {wanted.directory} up"),
     )
     console.print("\nRegulars stays up. What to try next:", highlight=False)
     for what, line in lines:
         console.print(f"  {what}", highlight=False, markup=False)
         console.print(f"    {line}", highlight=False, markup=False, soft_wrap=True)
-    console.print(f"Its log is {server.log}. Ctrl-C ends it.", highlight=False)
 
 
 def _wait(server: Server) -> None:

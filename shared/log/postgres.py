@@ -41,6 +41,7 @@ SESSION: Final = {
     "application_name": "regulars-log",
     "synchronous_commit": "on",
     "lock_timeout": "20s",
+    "jit": "off",
     "idle_in_transaction_session_timeout": "30s",
     "tcp_keepalives_idle": "30",
     "tcp_keepalives_interval": "10",

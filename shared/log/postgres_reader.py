@@ -34,7 +34,6 @@ from unnest($1::int[], $2::int[], $3::bigint[], $4::int[]) with ordinality as as
     ) as counted
 ) as sized
 where sized.bytes_before < $5
-order by asked.nth, sized."offset"
 """
 
 
@@ -57,6 +56,8 @@ async def read_records(
         place = asked[nth - 1].place
         record = Record(At(names[place.topic_id], place.partition), offset, key, value, appended_at)
         found[asked[nth - 1]].append(record)
+    for records in found.values():
+        records.sort(key=lambda record: record.offset)  # as they come, most likely; a sort over there may need a disk
     return found
 
 

@@ -1,5 +1,6 @@
 """The client: reads its own writes, names problems, repeats what may be repeated, and nothing else."""
 
+import asyncio
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 
@@ -7,7 +8,7 @@ import httpx
 import orjson
 import pytest
 
-from regulars.client import Denied, Malformed, Missing, Refused, Regulars, TryLater, Unfinished
+from regulars.client import ATTEMPTS_MAX, Denied, Malformed, Missing, Refused, Regulars, TryLater, Unfinished
 from shared.http.position import PositionToken
 
 Answer = Callable[[httpx.Request], httpx.Response]
@@ -170,3 +171,20 @@ async def test_a_clock_that_is_there_already_is_not_moved() -> None:
     async with client(shop) as one:
         assert await one.advance_clock(datetime(2026, 1, 1, tzinfo=UTC)) == shop.at
     assert shop.steps == []
+
+
+async def test_an_answer_that_is_no_http_is_a_broken_connection_and_is_asked_again() -> None:
+    asked = 0
+
+    async def babble(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
+        await reader.readuntil(b"\r\n\r\n")
+        asked += 1
+        writer.write(b"what?\r\n\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(babble, "127.0.0.1", 0)
+    async with server, Regulars(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", "rk_live_x") as one:
+        with pytest.raises(httpx.RemoteProtocolError):
+            await one.get("/v1/totals")
+    assert asked == ATTEMPTS_MAX
