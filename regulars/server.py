@@ -24,7 +24,10 @@ SERVICES: Final[tuple[Service, ...]] = (CONTACTS, POINTS)
 """In the order in which they are opened; the first one's copy of the API keys serves all."""
 
 RELAXED: Final[Mapping[str, str]] = {**DURABLE, "synchronous_commit": "off", "autovacuum_naptime": "5min"}
-"""A commit does not wait for the disk: a power cut may lose the last fraction of a second, a crash of ours nothing."""
+"""A commit does not wait for the disk: a power cut may lose the last fraction of a second, a crash of ours nothing.
+
+Vacuum and analyse come every five minutes, not every one: on two cores they take part of what a demo has.
+"""
 
 DATABASE_URL: Final = "REGULARS_DATABASE_URL"
 MASTER_KEY_FILE: Final = "master.key"
