@@ -43,6 +43,7 @@ from shared.events.points import (
     OWNER,
     AdjustPoints,
     DraftProgram,
+    Evaluated,
     PointsAdjusted,
     PointsEarned,
     PointsExpired,
@@ -94,8 +95,7 @@ class PointsRules:
             case (
                 PurchaseCompleted(channel=channel, order_id=order_id)
                 | PurchaseRefunded(channel=channel, order_id=order_id)
-                | RulesEvaluated(channel=channel, order_id=order_id)
-                | PointsEarned(channel=channel, order_id=order_id)
+                | Evaluated(channel=channel, order_id=order_id)
                 | ReversalDeferred(channel=channel, order_id=order_id)
                 | PointsReversed(channel=channel, order_id=order_id)
             ):

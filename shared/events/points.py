@@ -152,12 +152,11 @@ _EVALUATED: Final = {
     **_VERSION,
     "reason": "evaluated",
     "lines": [{"line_id": "1", "quantity": 2}],
-    "results": [{"rule": "base", "fired": True, "reason": "fired", "inputs": {"earning_minor": 2950}}],
+    "results": [{"rule": "base", "fired": False, "reason": "nothing-to-earn", "inputs": {"earning_minor": 0}}],
 }
 
 
-@declare("rules.evaluated.v1", OWNER, "fact", _EVALUATED)
-class RulesEvaluated(CausedByEvent):
+class Evaluated(CausedByEvent):
     """An event was put to the earning rules in force at its time: what each of them said, and why."""
 
     program: str
@@ -169,6 +168,11 @@ class RulesEvaluated(CausedByEvent):
     lines: tuple[BoughtLine, ...] = ()
     """Of a purchase that is new; empty for all else."""
     results: tuple[RuleOutcome, ...] = ()
+
+
+@declare("rules.evaluated.v1", OWNER, "fact", _EVALUATED)
+class RulesEvaluated(Evaluated):
+    """An event was put to the rules, or could not be, and earned nothing."""
 
 
 # What happened to points. `lot` is the number of the ledger entry that made the lot.
@@ -190,14 +194,13 @@ class Earned(Data):
 
 
 _AWARD: Final = {"rule": "base", "wallet": "points", "points": 590, "line_id": "1", "expires_at": _LAPSES, "lot": 1}
+_FIRED: Final = {"rule": "base", "fired": True, "reason": "fired", "inputs": {"earning_minor": 2950}}
 
 
-@declare("points.earned.v1", OWNER, "fact", {**_CAUSED_BY, **_VERSION, "awards": [_AWARD], "qualified": 0})
-class PointsEarned(CausedByEvent):
-    """Points were earned, one lot per award."""
+@declare("points.earned.v1", OWNER, "fact", {**_EVALUATED, "results": [_FIRED], "awards": [_AWARD], "qualified": 0})
+class PointsEarned(Evaluated):
+    """An event was put to the rules and earned points: one lot per award."""
 
-    program: str
-    version: int
     awards: tuple[Earned, ...] = Field(min_length=1)
     qualified: int
     """By how much the tier's qualifying points of the running period change."""

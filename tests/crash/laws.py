@@ -143,6 +143,7 @@ def effect_faults(stream: Stream) -> Iterator[str]:
             case "rules.evaluated.v1":
                 seen["evaluated"][event.data["event_source"], event.data["event_id"]] += 1
             case "points.earned.v1":
+                seen["evaluated"][event.data["event_source"], event.data["event_id"]] += 1
                 seen["earned"][event.data["event_source"], event.data["event_id"]] += 1
             case "points.reversed.v1":
                 seen["reversed"][event.data["event_source"], event.data["event_id"]] += 1

@@ -128,7 +128,7 @@ def test_the_examples_of_its_facts_are_one_story_that_folds() -> None:
         "accounts": 1,
         "lots": 1,
         "ledger_entries": 5,
-        "evaluations": 3,
+        "evaluations": 4,
         "order_lines": 1,
         "order_awards": 1,
         "refunds": 1,
@@ -138,7 +138,7 @@ def test_the_examples_of_its_facts_are_one_story_that_folds() -> None:
     }
     assert tables.of(ACCOUNTS, "li")[0][3:] == (0, 0, 590, 100, 145, -50, 295)
     assert tables.of(LOTS, "li")[0].remaining == 0
-    (told, _, reversed_) = (row.fact_id for row in tables.of(EVALUATIONS, "li"))
+    (told, _, _, reversed_) = (row.fact_id for row in tables.of(EVALUATIONS, "li"))
     assert [(row.fact_id, row.released_by) for row in tables.of(WAITING_REFUNDS, "li")] == [(told, reversed_)]
 
 

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import orjson
 
-from services.points.ledger.domain import About, Holdings, InForce, adjust, earn, lapse, lapsed_at_birth, redeem
+from services.points.ledger.domain import Fields, Holdings, InForce, adjust, earn, lapse, lapsed_at_birth, redeem
 from services.points.ledger.refunds import Counting, Refund, reverse, waited
 from services.points.ledger.store import (
     ACCOUNTS,
@@ -114,13 +114,14 @@ def decide_earning(case: Case, data: PurchaseCompleted | CustomRecorded) -> list
     said = evaluate(rules.compiled, happened)
     if not _bounded(held, said.awards):
         return _evaluated(case, about, rules, "balance-too-large", lines=lines)
-    drafts = _evaluated(case, about, rules, "evaluated", said, lines)
     setting = setting_of(case.in_force(case.now))
     wallet = "" if setting is None else setting.tiers.wallet
     qualified = sum(award.points for award in said.awards if award.wallet == wallet)
+    evaluated = _evaluation(about, rules, "evaluated", said, lines)
     if said.awards:
-        earned = earn(held, about, rules, said.awards, qualified, case.now)
-        drafts += _earned(case, earned)
+        drafts = _earned(case, earn(held, evaluated, rules, said.awards, qualified, case.now))
+    else:
+        drafts = [Draft(RulesEvaluated(**evaluated), time=case.happened_at)]
     if _too_large(drafts):
         return _evaluated(case, about, rules, "too-large", lines=lines)
     return drafts + _tier_drafts(case, qualified)
@@ -245,7 +246,7 @@ def _must(case: Case) -> InForce:
     return rules
 
 
-def _about(event: Event, data: PurchaseCompleted | PurchaseRefunded | CustomRecorded) -> About:
+def _about(event: Event, data: PurchaseCompleted | PurchaseRefunded | CustomRecorded) -> Fields:
     """The fields of `CausedByEvent`."""
     about = {"event_source": event.source, "event_id": event.id, "event_type": event.type}
     if not isinstance(data, CustomRecorded):
@@ -262,27 +263,27 @@ def _bought(purchase: PurchaseCompleted) -> tuple[BoughtLine, ...]:
 
 
 def _evaluated(
-    case: Case,
-    about: About,
-    rules: InForce | None,
-    reason: str,
-    said: Evaluation | None = None,
-    lines: tuple[BoughtLine, ...] = (),
+    case: Case, about: Fields, rules: InForce | None, reason: str, lines: tuple[BoughtLine, ...] = ()
 ) -> list[Draft]:
-    fact = RulesEvaluated(
+    """No rule was asked, or nothing may come of it."""
+    return [Draft(RulesEvaluated(**_evaluation(about, rules, reason, None, lines)), time=case.happened_at)]
+
+
+def _evaluation(
+    about: Fields, rules: InForce | None, reason: str, said: Evaluation | None, lines: tuple[BoughtLine, ...]
+) -> Fields:
+    """The fields of `Evaluated`."""
+    results = () if said is None else said.results
+    return {
         **about,
-        program="" if rules is None else rules.program,
-        version=0 if rules is None else rules.version,
-        reason=reason,
-        lines=lines,
-        results=()
-        if said is None
-        else tuple(
-            RuleOutcome(rule=each.rule, fired=each.fired, reason=each.reason, inputs=each.inputs)
-            for each in said.results
+        "program": "" if rules is None else rules.program,
+        "version": 0 if rules is None else rules.version,
+        "reason": reason,
+        "lines": lines,
+        "results": tuple(
+            RuleOutcome(rule=each.rule, fired=each.fired, reason=each.reason, inputs=each.inputs) for each in results
         ),
-    )
-    return [Draft(fact, time=case.happened_at)]
+    }
 
 
 def _earned(case: Case, earned: PointsEarned) -> list[Draft]:
@@ -321,7 +322,7 @@ def _listed(fact: Any) -> int:
         case RulesEvaluated():
             return len(fact.lines) + 5 * len(fact.results)
         case PointsEarned():
-            return len(fact.awards)
+            return len(fact.lines) + 5 * len(fact.results) + len(fact.awards)
         case PointsReversed():
             return len(fact.lines) + sum(1 + len(each.taken) for each in fact.reversals)
         case _:

@@ -27,8 +27,8 @@ from shared.events.points import (
 )
 from shared.runtime.rules import Refused
 
-About = dict[str, Any]
-"""The fields of `CausedByEvent`: which received event, and order, a fact is about."""
+Fields = dict[str, Any]
+"""Of a fact: those of `CausedByEvent`, which say what received event and order it is about, or of `Evaluated`."""
 
 
 class InForce(NamedTuple):
@@ -70,7 +70,7 @@ def gathers(wallet: Wallet, lapses_at: datetime | None) -> bool:
 
 
 def earn(
-    held: Holdings, about: About, inforce: InForce, awards: Sequence[Award], qualified: int, now: datetime
+    held: Holdings, evaluated: Fields, inforce: InForce, awards: Sequence[Award], qualified: int, now: datetime
 ) -> PointsEarned:
     """One lot per award. Points that are owed are paid back first, unless the new ones have lapsed already."""
     number = held.entries
@@ -97,13 +97,7 @@ def earn(
             )
         )
         number += repaid > 0
-    return PointsEarned(
-        **about,
-        program=inforce.program,
-        version=inforce.version,
-        awards=tuple(earned),
-        qualified=qualified,
-    )
+    return PointsEarned(**evaluated, awards=tuple(earned), qualified=qualified)
 
 
 def lapsed_at_birth(earned: PointsEarned, now: datetime) -> PointsExpired | None:

@@ -28,6 +28,7 @@ from services.points.ledger.store import (
 from shared.events.envelope import Event
 from shared.events.points import (
     CausedByEvent,
+    Evaluated,
     PointsAdjusted,
     PointsEarned,
     PointsExpired,
@@ -189,6 +190,7 @@ def fold(rows: Rows, event: Event, fact: LedgerFact) -> None:
         case RulesEvaluated():
             _evaluated(book, fact)
         case PointsEarned():
+            _evaluated(book, fact)
             _earned(book, fact)
         case PointsRedeemed():
             _redeemed(book, fact)
@@ -205,7 +207,7 @@ def fold(rows: Rows, event: Event, fact: LedgerFact) -> None:
     book.close()
 
 
-def _evaluated(book: Book, fact: RulesEvaluated) -> None:
+def _evaluated(book: Book, fact: Evaluated) -> None:
     results = [outcome.model_dump(mode="json") for outcome in fact.results]
     _explain(book, fact, fact.program, fact.version, fact.reason, results)
     if fact.lines:

@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import orjson
 
-from services.points.ledger.domain import About, InForce
+from services.points.ledger.domain import Fields, InForce
 from services.points.ledger.lots import spendable
 from services.points.ledger.store import LotRow, OrderAwardRow, OrderLineRow, WaitingRefundRow
 from services.points.programs.shares import refund_share
@@ -35,7 +35,7 @@ class Refund(NamedTuple):
     refund_id: str
     lines: Sequence[tuple[str, int]]
     """Line ids, and how many pieces come back."""
-    about: About
+    about: Fields
     happened_at: datetime
     waited_since: datetime | None = None
 
