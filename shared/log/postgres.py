@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -71,7 +72,8 @@ class PostgresLog:
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
         self._opening = asyncio.Lock()
         self._topics: dict[str, _Known] = {}
-        self._appender = GroupAppender(self._append_group, self._appended)
+        self._appender = GroupAppender(partial(self._append_group, compacted=False), self._appended)
+        self._compacting = GroupAppender(partial(self._append_group, compacted=True), self._appended_compacted)
         self._tail = Tail()
         self._reads = Gathered(self._read_all, "read the log")
         self._watch = Watch(self._connect_watch, self._extents, self._tail.forget_all)
@@ -153,35 +155,13 @@ class PostgresLog:
         if wrong:
             raise TopicUnsafe("; ".join(wrong))
 
-    APPEND_COMPACTED = """
-    with head as (
-        update regulars_log.heads
-        set next_offset = next_offset + cardinality($3::bytea[]),
-            appended_at = greatest(appended_at, clock_timestamp())
-        where topic_id = $1 and partition = $2
-        returning next_offset - cardinality($3::bytea[]) as base, appended_at
-    ), replaced as (
-        delete from regulars_log.records as record using head
-        where record.compacted and record.topic_id = $1 and record.partition = $2 and record.key = any($3::bytea[])
-            and record."offset" < head.base
-    ), added as (
-        insert into regulars_log.records (topic_id, partition, "offset", key, value, appended_at, compacted)
-        select $1, $2, head.base + entry.nth - 1, entry.key, entry.value, head.appended_at, true
-        from head, unnest($3::bytea[], $4::bytea[]) with ordinality as entry (key, value, nth)
-    )
-    select base from head
-    """
-
     async def append(self, at: At, entries: Sequence[Entry]) -> int:
         """In one statement with what comes at the same time. Other readers are told after it, on another connection."""
         try:
             known = await self._topic(at.topic)
             refuse_entries(at, entries, tombstones=known.compacted)
             place = Place(known.topic_id, at.partition)
-            if known.compacted:
-                base = await self._append_compacted(place, entries)
-            else:
-                base = await self._appender.append(place, entries)
+            base = await (self._compacting if known.compacted else self._appender).append(place, entries)
         except LogUnavailable as error:
             raise AppendFailed(f"{at}: {error}") from error
         if base is None:
@@ -195,19 +175,20 @@ class PostgresLog:
         self._tail.add(place, records)
         self._watch.appended(place, base + len(entries))
 
-    async def _append_compacted(self, place: Place, entries: Sequence[Entry]) -> int | None:
-        keys, values = [entry.key for entry in entries], [entry.value for entry in entries]
-        async with self._connection() as connection:
-            base: int | None = await connection.fetchval(self.APPEND_COMPACTED, *place, keys, values)
-        if base is not None:
-            self._watch.appended(place, base + len(entries))
-        return base
+    def _appended_compacted(self, place: Place, base: int, entries: Sequence[Entry], _: datetime) -> None:
+        self._watch.appended(place, base + len(entries))
 
     async def _append_group(
-        self, topic_ids: list[int], partitions: list[int], keys: list[bytes], values: list[bytes | None]
+        self,
+        topic_ids: list[int],
+        partitions: list[int],
+        keys: list[bytes],
+        values: list[bytes | None],
+        *,
+        compacted: bool,
     ) -> list[Row]:
         async with self._connection() as connection:
-            rows = await connection.fetch(APPEND_GROUP, topic_ids, partitions, keys, values)
+            rows = await connection.fetch(APPEND_GROUP, topic_ids, partitions, keys, values, compacted)
         return [(row[0], row[1], row[2], row[3]) for row in rows]
 
     async def reader(self, positions: Mapping[At, int]) -> PostgresReader:
@@ -288,6 +269,7 @@ class PostgresLog:
 
     async def close(self) -> None:
         await self._appender.close()
+        await self._compacting.close()
         await self._reads.close()
         await self._watch.close()
         if self._pool is not None:

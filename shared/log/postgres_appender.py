@@ -1,7 +1,8 @@
 """Group commit for the embedded log: appends that come while one statement runs make up the next statement.
 
 One statement moves the head rows of several partitions, locked in a fixed order, and inserts the records behind them;
-each append is still all or nothing and dense in its own partition.
+each append is still all or nothing and dense in its own partition. On a compacted topic the older records of the same
+keys go; of those that one statement brings, all stay until the next.
 """
 
 import asyncio
@@ -34,9 +35,13 @@ with entry as (
         appended_at = greatest(head.appended_at, clock_timestamp())
     from locked where head.topic_id = locked.topic_id and head.partition = locked.partition
     returning head.topic_id, head.partition, head.next_offset - locked.entries as base, head.appended_at
+), replaced as (
+    delete from regulars_log.records as record using head join entry using (topic_id, partition)
+    where $5 and record.compacted and record.topic_id = head.topic_id and record.partition = head.partition
+        and record.key = entry.key and record."offset" < head.base
 ), added as (
-    insert into regulars_log.records (topic_id, partition, "offset", key, value, appended_at)
-    select head.topic_id, head.partition, head.base + entry.place - 1, entry.key, entry.value, head.appended_at
+    insert into regulars_log.records (topic_id, partition, "offset", key, value, appended_at, compacted)
+    select head.topic_id, head.partition, head.base + entry.place - 1, entry.key, entry.value, head.appended_at, $5
     from head join entry using (topic_id, partition) order by entry.nth
 )
 select topic_id, partition, base, appended_at from head

@@ -5,11 +5,11 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from itertools import groupby
+from itertools import starmap
 from typing import Final
 
 from shared.keyring import Keyring
-from shared.log.port import Log, LogError, partition_of
+from shared.log.port import At, Entry, Log, LogError, partition_of
 from shared.runtime.accept import PartitionStopped
 from shared.runtime.commit import Stale
 from shared.runtime.partition import OwnedPartition, Parts, Tuning
@@ -222,9 +222,14 @@ def key_publisher(log: Log, keyring: Keyring) -> Callable[[], Awaitable[None]]:
 
     async def publish() -> None:
         new = keyring.take_new()
+        entries: dict[At, list[Entry]] = {}
+        for key in new:
+            entries.setdefault(key.at, []).append(key.entry)
         try:
-            for at, keys in groupby(sorted(new, key=lambda key: key.at), key=lambda key: key.at):
-                await log.append(at, [key.entry for key in keys])
+            done = await asyncio.gather(*starmap(log.append, entries.items()), return_exceptions=True)
+            for answer in done:
+                if isinstance(answer, BaseException):
+                    raise answer
         except BaseException:
             keyring.forget(new)
             raise

@@ -86,7 +86,7 @@ async def test_an_append_waits_for_the_one_before_it_however_that_ends(
     topic_id = await beside.fetchval(FIND_TOPIC_ID, at.topic)
     held = beside.transaction()
     await held.start()
-    assert await beside.fetchval(APPEND_GROUP, [topic_id], [0], [b"k"], [b"held"], column=2) == 1
+    assert await beside.fetchval(APPEND_GROUP, [topic_id], [0], [b"k"], [b"held"], False, column=2) == 1
     reader = await log.reader({at: 1})
     try:
         appending = asyncio.create_task(log.append(at, [entry("after")]))
@@ -103,7 +103,7 @@ async def test_other_partitions_do_not_wait_for_a_held_one(
 ) -> None:
     topic_id = await beside.fetchval(FIND_TOPIC_ID, topics[0].name)
     async with beside.transaction():
-        await beside.fetchval(APPEND_GROUP, [topic_id], [0], [b"k"], [b"held"], column=2)
+        await beside.fetchval(APPEND_GROUP, [topic_id], [0], [b"k"], [b"held"], False, column=2)
         async with asyncio.timeout(DEADLINE_SECONDS):
             assert await log.append(At(topics[0].name, 1), [entry("free")]) == 0
 
@@ -115,7 +115,7 @@ async def test_a_reader_finds_what_nobody_notified_it_of(
     reader = await log.reader({at: 0})
     try:
         topic_id = await beside.fetchval(FIND_TOPIC_ID, at.topic)
-        await beside.fetchval(APPEND_GROUP, [topic_id], [0], [b"k"], [b"silent"], column=2)
+        await beside.fetchval(APPEND_GROUP, [topic_id], [0], [b"k"], [b"silent"], False, column=2)
         assert await reader.wait(DEADLINE_SECONDS)
         assert values(await reader.take(at, 10)) == ["silent"]
     finally:
