@@ -248,7 +248,7 @@ class Turn:
         )
 
     def _record(self, event: Event, declared: EventType, target: int) -> None:
-        event = self._send(event, target, letter=False)
+        self._send(event, target, letter=False)
         fold_own(self._rules, self.rows, event, self._q)
         self.counters[declared.name] += 1
         self._letters += [
@@ -262,13 +262,12 @@ class Turn:
             for target in targets_of(letter, self._context.partitions):
                 self._send(letter, target, letter=True)
 
-    def _send(self, event: Event, target: int, *, letter: bool) -> Event:
-        sequence = self.position.sequences.get(target, 0) + 1
-        self.position.sequences[target] = sequence
-        event = replace(event, sequence=sequence)
+    def _send(self, event: Event, target: int, *, letter: bool) -> None:
+        """Give the new event its number, the last thing it lacks (a letter has one on each target), and send it."""
+        event.sequence = self.position.sequences.get(target, 0) + 1
+        self.position.sequences[target] = event.sequence
         key = f"{event.tenant}/{event.subject}".encode()
-        self.outbox.append(OutboxRow(self._q, target, sequence, self._group, letter, key, encode(event)))
-        return event
+        self.outbox.append(OutboxRow(self._q, target, event.sequence, self._group, letter, key, encode(event)))
 
     def _check_size(self, rows: Sequence[OutboxRow]) -> None:
         sizes: Counter[int] = Counter()
