@@ -21,7 +21,8 @@ from shared.runtime.turn import Context, Failed, Turn
 
 FLUSH_SECONDS: Final = 1.0
 IDLE_SECONDS: Final = 5.0
-KEPT_GROUPS_MAX: Final = 20_000
+KEPT_GROUPS_MAX: Final = 12_000
+"""Of one partition, some 10 MB; beyond it they are read again."""
 SCAN_RECORDS: Final = 5_000
 PASSED_OVER_MAX: Final = 5_000
 """Records without work that a restart may have to read again; where there is a pause, they are committed before."""

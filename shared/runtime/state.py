@@ -31,7 +31,7 @@ class SubjectRow(NamedTuple):
 
 
 SUBJECTS = Table(
-    "subjects", SubjectRow, ("tenant", "subject"), ("tenant", "subject"), "own", LOAD_SUBJECTS, SAVE_SUBJECTS
+    "subjects", SubjectRow, ("tenant", "subject"), ("tenant", "subject"), "own", LOAD_SUBJECTS, SAVE_SUBJECTS, kept=True
 )
 
 LOAD_REQUESTS = """

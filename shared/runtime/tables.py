@@ -38,8 +38,8 @@ class Table(Generic[Row]):
     shared: bool = False
     append_only: bool = False
     kept: bool = False
-    """Stays in memory with the partition that owns it: few rows that nearly every batch reads, of a group that begins
-    with or ends in the partition, so that nobody else writes them."""
+    """Its groups stay in memory with the partition, as of its last commit: rows that many batches read and nobody else
+    writes, of a group that names the partition or a subject of it."""
     alive: Callable[[Row], bool] | None = None
     """The pure twin of a further condition in `load` (rows that no rule will read again are left out)."""
     key_of: Callable[[Row], Key] = field(init=False)
@@ -54,6 +54,11 @@ class Table(Generic[Row]):
     @property
     def columns(self) -> tuple[str, ...]:
         return cast("tuple[str, ...]", self.row._fields)  # type: ignore[attr-defined]
+
+
+def _alive(table: Table[Any], rows: dict[Key, Any]) -> dict[Key, Any]:
+    alive = table.alive
+    return rows if alive is None else {key: row for key, row in rows.items() if alive(row)}
 
 
 def _getter(columns: tuple[str, ...], names: tuple[str, ...]) -> Callable[[Any], Key]:
@@ -85,7 +90,7 @@ class Rows:
     def __init__(self, kept: "Kept | None" = None) -> None:
         """`kept`: groups of kept tables as of the last commit."""
         self._kept: Kept = {} if kept is None else kept
-        self._kept_used: set[tuple[str, Key]] = set()
+        self._kept_used: dict[tuple[str, Key], Table[Any]] = {}
         self._groups: dict[tuple[str, Key], dict[Key, Any]] = {}
         self._changed: dict[str, dict[Key, Any]] = {}
         self._appended: dict[str, list[Any]] = {}
@@ -99,7 +104,7 @@ class Rows:
             if place in self._groups:
                 continue
             if table.kept:
-                self._kept_used.add(place)
+                self._kept_used[place] = table
                 if place in self._kept:
                     self._groups[place] = dict(self._kept[place])
                     continue
@@ -107,8 +112,8 @@ class Rows:
         return wanted
 
     def committed(self) -> "Kept":
-        """The groups of kept tables that this batch used, as they are now that it is committed."""
-        return {place: self._groups[place] for place in self._kept_used}
+        """The groups of kept tables that this batch used, as `load` would find them now that it is committed."""
+        return {place: _alive(table, self._groups[place]) for place, table in self._kept_used.items()}
 
     def written(self) -> None:
         """All changes are in the database: what was put counts as loaded from now on, and what is not alive is gone."""

@@ -27,7 +27,9 @@ class MemberRow(NamedTuple):
     purchases: int
 
 
-MEMBERS = Table("members", MemberRow, ("tenant", "contact"), ("tenant", "contact"), "own", LOAD_MEMBERS, SAVE_MEMBERS)
+MEMBERS = Table(
+    "members", MemberRow, ("tenant", "contact"), ("tenant", "contact"), "own", LOAD_MEMBERS, SAVE_MEMBERS, kept=True
+)
 
 LOAD_ACCOUNTS = """
 select tenant, contact, wallet, available, owed, issued, redeemed, expired, adjusted, reversed from accounts
@@ -73,6 +75,7 @@ ACCOUNTS = Table(
     "own",
     LOAD_ACCOUNTS,
     SAVE_ACCOUNTS,
+    kept=True,
 )
 
 LOAD_LOTS = """
@@ -121,6 +124,7 @@ LOTS = Table(
     LOAD_LOTS,
     SAVE_LOTS,
     alive=lambda lot: lot.remaining > 0,
+    kept=True,
 )
 
 

@@ -48,7 +48,7 @@ class TierRow(NamedTuple):
     """The last number used in the member's tier history."""
 
 
-TIERS = Table("tiers", TierRow, ("tenant", "contact"), ("tenant", "contact"), "own", LOAD_TIERS, SAVE_TIERS)
+TIERS = Table("tiers", TierRow, ("tenant", "contact"), ("tenant", "contact"), "own", LOAD_TIERS, SAVE_TIERS, kept=True)
 
 
 class TierChangeRow(NamedTuple):
