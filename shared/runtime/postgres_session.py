@@ -57,7 +57,7 @@ def server_settings(settings: SessionSettings, name: str, search_path: str, role
     """What each connection sets at its start; `role` is taken in place of the login role.
 
     Every statement of a batch finds rows by key: nested loops over an index are the plan, also for a statement that
-    was prepared while its tables were still empty.
+    was prepared while its tables were still small.
     """
     found = {
         "application_name": name,
@@ -74,6 +74,8 @@ def server_settings(settings: SessionSettings, name: str, search_path: str, role
         "enable_seqscan": "off",
         "enable_hashjoin": "off",
         "enable_mergejoin": "off",
+        "enable_bitmapscan": "off",
+        "enable_material": "off",
     }
     return found if role is None else {**found, "role": role}
 

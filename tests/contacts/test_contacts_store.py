@@ -21,6 +21,7 @@ from shared.runtime.migrations import api_role_of, migrate_worker
 from shared.runtime.postgres_session import Connection
 from shared.runtime.tables import Table
 from tests.contacts.door_driver import NOW, SOURCE, TENANT, Kept, arrived, keyed, purchase, refund, sent
+from tests.load_plans import SIZES, scans_beside_the_key
 
 SQL: Final = Path(__file__).parents[2] / "services" / "contacts" / "sql"
 
@@ -60,6 +61,14 @@ async def load(connection: Connection, table: Table[Any], rows: list[Any]) -> li
     groups = sorted({table.group_of(row) for row in rows})
     records = await connection.fetch(table.load, *(list(column) for column in zip(*groups, strict=True)))
     return sorted((table.row(*record) for record in records), key=table.key_of)
+
+
+@BY_TABLE
+async def test_rows_are_found_by_key_whenever_the_plan_was_made(
+    connection: Connection, worker: str, table: Table[Any], rows: list[Any]
+) -> None:
+    await use(connection, worker)
+    assert [scan for size in SIZES for scan in await scans_beside_the_key(connection, table, size)] == []
 
 
 async def test_every_statement_fits_the_migrated_schema(connection: Connection) -> None:

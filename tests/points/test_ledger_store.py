@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import asyncpg
 import pytest
@@ -21,6 +22,8 @@ from services.points.tiers import read_store as tier_reads
 from services.points.tiers import store as tier_store
 from shared.events.door import ContactIdentified, Identity
 from shared.runtime.migrations import Connection, api_role_of, migrate_worker, quoted
+from shared.runtime.tables import Table
+from tests.load_plans import SIZES, scans_beside_the_key
 from tests.points.till import TENANT, Till, day, program
 
 SQL = Path(services.points.__file__).parent / "sql"
@@ -83,6 +86,11 @@ async def test_every_sql_constant_fits_the_schema(connection: Connection) -> Non
     assert len(every) > 30
     for sql in every.values():
         await connection.prepare(sql)
+
+
+@pytest.mark.parametrize("table", [each for each in PointsRules.tables if each.load], ids=lambda table: str(table.name))
+async def test_rows_are_found_by_key_whenever_the_plan_was_made(connection: Connection, table: Table[Any]) -> None:
+    assert [scan for rows in SIZES for scan in await scans_beside_the_key(connection, table, rows)] == []
 
 
 async def test_rows_come_back_as_they_went_in_but_for_those_no_rule_reads_again(connection: Connection) -> None:

@@ -32,8 +32,13 @@ MEMBERS = Table(
 )
 
 LOAD_ACCOUNTS = """
-select tenant, contact, wallet, available, owed, issued, redeemed, expired, adjusted, reversed from accounts
-where (tenant, contact) in (select * from unnest($1::text[], $2::text[]))
+select found.* from unnest($1::text[], $2::text[]) as asked (tenant, contact)
+cross join lateral (
+    select tenant, contact, wallet, available, owed, issued, redeemed, expired, adjusted, reversed
+    from accounts
+    where (tenant, contact) = (asked.tenant, asked.contact)
+    offset 0
+) as found
 """
 SAVE_ACCOUNTS = """
 insert into accounts (tenant, contact, wallet, available, owed, issued, redeemed, expired, adjusted, reversed)
@@ -79,9 +84,13 @@ ACCOUNTS = Table(
 )
 
 LOAD_LOTS = """
-select tenant, contact, number, wallet, standing, program, version, rule, earned, remaining, earned_at, expires_at
-from lots
-where (tenant, contact) in (select * from unnest($1::text[], $2::text[])) and remaining > 0
+select found.* from unnest($1::text[], $2::text[]) as asked (tenant, contact)
+cross join lateral (
+    select tenant, contact, number, wallet, standing, program, version, rule, earned, remaining, earned_at, expires_at
+    from lots
+    where (tenant, contact) = (asked.tenant, asked.contact) and remaining > 0
+    offset 0
+) as found
 """
 SAVE_LOTS = """
 insert into lots (
@@ -200,8 +209,13 @@ ORDER = ("tenant", "contact", "channel", "order_id")
 """An order belongs to its contact's partition: the contact is part of its key, so no other partition touches it."""
 
 LOAD_ORDER_LINES = """
-select tenant, contact, channel, order_id, line_id, quantity, refunded from order_lines
-where (tenant, contact, channel, order_id) in (select * from unnest($1::text[], $2::text[], $3::text[], $4::text[]))
+select found.* from unnest($1::text[], $2::text[], $3::text[], $4::text[]) as asked (tenant, contact, channel, order_id)
+cross join lateral (
+    select tenant, contact, channel, order_id, line_id, quantity, refunded
+    from order_lines
+    where (tenant, contact, channel, order_id) = (asked.tenant, asked.contact, asked.channel, asked.order_id)
+    offset 0
+) as found
 """
 SAVE_ORDER_LINES = """
 insert into order_lines (tenant, contact, channel, order_id, line_id, quantity, refunded)
@@ -225,10 +239,14 @@ class OrderLineRow(NamedTuple):
 ORDER_LINES = Table("order_lines", OrderLineRow, (*ORDER, "line_id"), ORDER, "own", LOAD_ORDER_LINES, SAVE_ORDER_LINES)
 
 LOAD_ORDER_AWARDS = """
-select tenant, contact, channel, order_id, entry, line_id, wallet, program, version, rule, points, reversed, lot,
-    expires_at, recorded_at
-from order_awards
-where (tenant, contact, channel, order_id) in (select * from unnest($1::text[], $2::text[], $3::text[], $4::text[]))
+select found.* from unnest($1::text[], $2::text[], $3::text[], $4::text[]) as asked (tenant, contact, channel, order_id)
+cross join lateral (
+    select tenant, contact, channel, order_id, entry, line_id, wallet, program, version, rule, points, reversed, lot,
+        expires_at, recorded_at
+    from order_awards
+    where (tenant, contact, channel, order_id) = (asked.tenant, asked.contact, asked.channel, asked.order_id)
+    offset 0
+) as found
 """
 SAVE_ORDER_AWARDS = """
 insert into order_awards (
@@ -268,8 +286,13 @@ ORDER_AWARDS = Table(
 )
 
 LOAD_REFUNDS = """
-select tenant, contact, channel, order_id, refund_id, reason, fact_id from refunds
-where (tenant, contact, channel, order_id) in (select * from unnest($1::text[], $2::text[], $3::text[], $4::text[]))
+select found.* from unnest($1::text[], $2::text[], $3::text[], $4::text[]) as asked (tenant, contact, channel, order_id)
+cross join lateral (
+    select tenant, contact, channel, order_id, refund_id, reason, fact_id
+    from refunds
+    where (tenant, contact, channel, order_id) = (asked.tenant, asked.contact, asked.channel, asked.order_id)
+    offset 0
+) as found
 """
 SAVE_REFUNDS = """
 insert into refunds (tenant, contact, channel, order_id, refund_id, reason, fact_id)
@@ -293,11 +316,15 @@ class RefundRow(NamedTuple):
 REFUNDS = Table("refunds", RefundRow, (*ORDER, "refund_id"), ORDER, "own", LOAD_REFUNDS, SAVE_REFUNDS)
 
 LOAD_WAITING_REFUNDS = """
-select tenant, contact, channel, order_id, refund_id, number, lines, event_source, event_id, event_type, happened_at,
-    waiting_since, fact_id, released_by
-from waiting_refunds
-where (tenant, contact, channel, order_id) in (select * from unnest($1::text[], $2::text[], $3::text[], $4::text[]))
-    and released_by = ''
+select found.* from unnest($1::text[], $2::text[], $3::text[], $4::text[]) as asked (tenant, contact, channel, order_id)
+cross join lateral (
+    select tenant, contact, channel, order_id, refund_id, number, lines, event_source, event_id, event_type,
+        happened_at, waiting_since, fact_id, released_by
+    from waiting_refunds
+    where (tenant, contact, channel, order_id) = (asked.tenant, asked.contact, asked.channel, asked.order_id)
+        and released_by = ''
+    offset 0
+) as found
 """
 SAVE_WAITING_REFUNDS = """
 insert into waiting_refunds (
