@@ -16,6 +16,7 @@ VALUES: Final = {
     "jsonb": "'{}'",
     "timestamp with time zone": "now()",
 }
+FILL: Final = "insert into pg_temp.<table> select <values> from generate_series(1, $1::int) as number"
 COLUMNS: Final = """
 select attname, format_type(atttypid, atttypmod) as type from pg_attribute
 where attrelid = to_regclass($1) and attnum > 0 order by attnum
@@ -25,7 +26,6 @@ where attrelid = to_regclass($1) and attnum > 0 order by attnum
 async def scans_beside_the_key(connection: Connection, table: Table[Any], rows: int) -> list[str]:
     """The scans, in the generic plan made at `rows` rows, that go by none of a group's columns or by one of several."""
     types = {each["attname"]: each["type"] for each in await connection.fetch(COLUMNS, table.name)}
-    columns = ", ".join(f'"{name}"' for name in types)
     values = ", ".join(f"({VALUES.get(of_type, 'number')})::{of_type}" for of_type in types.values())
     settings = server_settings(SessionSettings(), "test", "")
     planner = {name: value for name, value in settings.items() if name.startswith("enable_") or name == "jit"}
@@ -35,10 +35,7 @@ async def scans_beside_the_key(connection: Connection, table: Table[Any], rows: 
         for name, value in {**planner, "plan_cache_mode": "force_generic_plan"}.items():
             await connection.execute("select set_config($1, $2, true)", name, value)
         await connection.execute(f"create temp table {table.name} (like {table.name} including indexes) on commit drop")
-        filled = (
-            f"insert into pg_temp.{table.name} ({columns}) select {values} from generate_series(1, $1::int) as number"
-        )
-        await connection.execute(filled, rows)
+        await connection.execute(FILL.replace("<table>", table.name).replace("<values>", values), rows)
         await connection.execute("prepare asked as " + table.load)
         given = ", ".join(f"array['1']::{types[name]}[]" for name in table.group)
         plan = json.loads(await connection.fetchval(f"explain (format json) execute asked ({given})"))

@@ -50,6 +50,7 @@ PLANTED = [
 ]
 
 
+@pytest.mark.slow
 def test_every_planted_import_is_found(tree: Path) -> None:
     for path, statement, contract in PLANTED:
         source = tree / path

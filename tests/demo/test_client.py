@@ -173,6 +173,7 @@ async def test_a_clock_that_is_there_already_is_not_moved() -> None:
     assert shop.steps == []
 
 
+@pytest.mark.slow
 async def test_an_answer_that_is_no_http_is_a_broken_connection_and_is_asked_again() -> None:
     asked = 0
 

@@ -30,6 +30,7 @@ ROUGH = Plan(
 )
 
 
+@pytest.mark.slow
 def test_the_same_seed_is_the_same_run_whatever_the_hash_seed_is() -> None:
     here = run_seed(11, plan=ROUGH)
     assert here.tally.killed.total() > 0
