@@ -1,7 +1,7 @@
 """Which rows a table's load query would look at, by the plan that a session of the store keeps for ever."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any, Final
 
 from shared.runtime.postgres_session import Connection, SessionSettings, server_settings
@@ -23,8 +23,28 @@ where attrelid = to_regclass($1) and attnum > 0 order by attnum
 """
 
 
-async def scans_beside_the_key(connection: Connection, table: Table[Any], rows: int) -> list[str]:
-    """The scans, in the generic plan made at `rows` rows, that go by none of a group's columns or by one of several."""
+async def scans_beside_the_key(
+    connection: Connection, table: Table[Any], by: Collection[str] | None = None
+) -> list[str]:
+    """The scans that find a group by less than its columns, in the plans made at each size, analysed or not.
+
+    `by`: the columns that must be enough, where an index has but some of the group's.
+    """
+    found: list[str] = []
+    for rows in SIZES:
+        for analysed in (False, True):
+            conditions = await _conditions(connection, table, rows, analysed)
+            assert conditions, f"{table.name} is not looked at"
+            found += [
+                f"planned at {rows} rows, {analysed=}: {condition}"
+                for condition in conditions
+                if not all(f"{name} = " in condition.replace('"', "") for name in by or table.group)
+            ]
+    return found
+
+
+async def _conditions(connection: Connection, table: Table[Any], rows: int, analysed: bool) -> list[str]:
+    """Of each scan of the table, the index condition; empty where it has none."""
     types = {each["attname"]: each["type"] for each in await connection.fetch(COLUMNS, table.name)}
     values = ", ".join(f"({VALUES.get(of_type, 'number')})::{of_type}" for of_type in types.values())
     settings = server_settings(SessionSettings(), "test", "")
@@ -36,6 +56,8 @@ async def scans_beside_the_key(connection: Connection, table: Table[Any], rows: 
             await connection.execute("select set_config($1, $2, true)", name, value)
         await connection.execute(f"create temp table {table.name} (like {table.name} including indexes) on commit drop")
         await connection.execute(FILL.replace("<table>", table.name).replace("<values>", values), rows)
+        if analysed:
+            await connection.execute(f"analyze pg_temp.{table.name}")
         await connection.execute("prepare asked as " + table.load)
         given = ", ".join(f"array['1']::{types[name]}[]" for name in table.group)
         plan = json.loads(await connection.fetchval(f"explain (format json) execute asked ({given})"))
@@ -43,12 +65,7 @@ async def scans_beside_the_key(connection: Connection, table: Table[Any], rows: 
     finally:
         await transaction.rollback()
     return [
-        f"{node['Node Type']} of {table.name} where {node.get('Index Cond', '')}, planned at {rows} rows"
-        for node in _nodes(plan[0]["Plan"])
-        if node.get("Relation Name") == table.name
-        and sum(f"{name} = " in node.get("Index Cond", "").replace('"', "") for name in table.group)
-        < 2
-        <= len(table.group)
+        str(node.get("Index Cond", "")) for node in _nodes(plan[0]["Plan"]) if node.get("Relation Name") == table.name
     ]
 
 

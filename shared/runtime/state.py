@@ -9,8 +9,12 @@ from typing import NamedTuple
 from shared.runtime.tables import Table
 
 LOAD_SUBJECTS = """
-select tenant, subject, partition, now, due_at from subjects
-where (tenant, subject) in (select * from unnest($1::text[], $2::text[]))
+select found.* from unnest($1::text[], $2::text[]) as asked (tenant, subject)
+cross join lateral (
+    select tenant, subject, partition, now, due_at from subjects
+    where (tenant, subject) = (asked.tenant, asked.subject)
+    offset 0
+) as found
 """
 SAVE_SUBJECTS = """
 insert into subjects (tenant, subject, partition, now, due_at)
@@ -35,8 +39,12 @@ SUBJECTS = Table(
 )
 
 LOAD_REQUESTS = """
-select tenant, key, body_hash, event_id, type, subject, partition, outcome from requests
-where (tenant, key) in (select * from unnest($1::text[], $2::text[]))
+select found.* from unnest($1::text[], $2::text[]) as asked (tenant, key)
+cross join lateral (
+    select tenant, key, body_hash, event_id, type, subject, partition, outcome from requests
+    where (tenant, key) = (asked.tenant, asked.key)
+    offset 0
+) as found
 """
 SAVE_REQUESTS = """
 insert into requests (tenant, key, body_hash, event_id, type, subject, partition, outcome)
@@ -63,8 +71,12 @@ REQUESTS = Table(
 )
 
 LOAD_CLOCKS = """
-select partition, tenant, at from clocks
-where (partition, tenant) in (select * from unnest($1::int[], $2::text[]))
+select found.* from unnest($1::int[], $2::text[]) as asked (partition, tenant)
+cross join lateral (
+    select partition, tenant, at from clocks
+    where (partition, tenant) = (asked.partition, asked.tenant)
+    offset 0
+) as found
 """
 SAVE_CLOCKS = """
 insert into clocks (partition, tenant, at)
@@ -93,8 +105,12 @@ CLOCKS = Table(
 )
 
 LOAD_PARKED = """
-select topic, partition, "offset", tenant, reason, sealed, parked_at, readable_until, retried from parked
-where (topic, partition, "offset") in (select * from unnest($1::text[], $2::int[], $3::bigint[]))
+select found.* from unnest($1::text[], $2::int[], $3::bigint[]) as asked (topic, partition, "offset")
+cross join lateral (
+    select topic, partition, "offset", tenant, reason, sealed, parked_at, readable_until, retried from parked
+    where (topic, partition, "offset") = (asked.topic, asked.partition, asked."offset")
+    offset 0
+) as found
 """
 SAVE_PARKED = """
 insert into parked (topic, partition, "offset", tenant, reason, sealed, parked_at, readable_until, retried)

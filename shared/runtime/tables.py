@@ -22,8 +22,8 @@ class Table(Generic[Row]):
     write ("others", which includes letters of the worker's own), never from both.
 
     `load` selects all columns in order for the groups `unnest($1, $2 ...)`, one array per group column. Its plan may be
-    made while the table is small and stay, so it must go by key whatever the planner believes: where a group is many
-    rows or `load` has a further condition, by a lateral join that `offset 0` keeps as it is written.
+    made while the table is small and stay, so it goes by key whatever the planner believes: by a lateral join that
+    `offset 0` keeps as it is written.
 
     `save` inserts from `unnest($1, $2 ...)`, one array per column, and updates on conflict; for an append-only table it
     is empty and rows are copied in. A `shared` table is written by several partitions: its save must do nothing for a

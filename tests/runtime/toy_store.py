@@ -30,8 +30,12 @@ create table toy.orders (tenant text, number text, state text, version int, prim
 """
 
 LOAD_PROFILES = """
-select tenant, name, age, total, active, born_at, left_at from profiles
-where (tenant, name) in (select * from unnest($1::text[], $2::text[]))
+select found.* from unnest($1::text[], $2::text[]) as asked (tenant, name)
+cross join lateral (
+    select tenant, name, age, total, active, born_at, left_at from profiles
+    where (tenant, name) = (asked.tenant, asked.name)
+    offset 0
+) as found
 """
 SAVE_PROFILES = """
 insert into profiles (tenant, name, age, total, active, born_at, left_at)
@@ -57,8 +61,12 @@ class Profile(NamedTuple):
 PROFILES = Table("profiles", Profile, ("tenant", "name"), ("tenant", "name"), "own", LOAD_PROFILES, SAVE_PROFILES)
 
 LOAD_LOTS = """
-select tenant, owner, lot, remaining from lots
-where (tenant, owner) in (select * from unnest($1::text[], $2::text[])) and remaining <> 0
+select found.* from unnest($1::text[], $2::text[]) as asked (tenant, owner)
+cross join lateral (
+    select tenant, owner, lot, remaining from lots
+    where (tenant, owner) = (asked.tenant, asked.owner) and remaining <> 0
+    offset 0
+) as found
 """
 SAVE_LOTS = """
 insert into lots (tenant, owner, lot, remaining)
@@ -92,8 +100,12 @@ class Entry(NamedTuple):
 ENTRIES = Table("entries", Entry, ("tenant", "number"), ("tenant",), "own", append_only=True)
 
 LOAD_NICKNAMES = """
-select tenant, nickname, owner from nicknames
-where (tenant, nickname) in (select * from unnest($1::text[], $2::text[]))
+select found.* from unnest($1::text[], $2::text[]) as asked (tenant, nickname)
+cross join lateral (
+    select tenant, nickname, owner from nicknames
+    where (tenant, nickname) = (asked.tenant, asked.nickname)
+    offset 0
+) as found
 """
 SAVE_NICKNAMES = """
 insert into nicknames (tenant, nickname, owner) select * from unnest($1::text[], $2::text[], $3::text[])
@@ -119,8 +131,12 @@ NICKNAMES = Table(
 )
 
 LOAD_ORDERS = """
-select tenant, number, state, version from orders
-where (tenant, number) in (select * from unnest($1::text[], $2::text[]))
+select found.* from unnest($1::text[], $2::text[]) as asked (tenant, number)
+cross join lateral (
+    select tenant, number, state, version from orders
+    where (tenant, number) = (asked.tenant, asked.number)
+    offset 0
+) as found
 """
 SAVE_ORDERS = """
 insert into orders (tenant, number, state, version)

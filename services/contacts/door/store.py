@@ -8,8 +8,12 @@ from shared.runtime.postgres_session import Connection
 from shared.runtime.tables import Table
 
 LOAD_RECEIPTS = """
-select tenant, source, id, body_hash, outcome, reason, subject from receipts
-where (tenant, source, id) in (select * from unnest($1::text[], $2::text[], $3::text[]))
+select found.* from unnest($1::text[], $2::text[], $3::text[]) as asked (tenant, source, id)
+cross join lateral (
+    select tenant, source, id, body_hash, outcome, reason, subject from receipts
+    where (tenant, source, id) = (asked.tenant, asked.source, asked.id)
+    offset 0
+) as found
 """
 SAVE_RECEIPTS = """
 insert into receipts (tenant, source, id, body_hash, outcome, reason, subject)
@@ -28,8 +32,12 @@ RECEIPTS: Final = Table(
 )
 
 LOAD_CONFLICTS = """
-select tenant, source, id, body_hash from conflicts
-where (tenant, source, id) in (select * from unnest($1::text[], $2::text[], $3::text[]))
+select found.* from unnest($1::text[], $2::text[], $3::text[]) as asked (tenant, source, id)
+cross join lateral (
+    select tenant, source, id, body_hash from conflicts
+    where (tenant, source, id) = (asked.tenant, asked.source, asked.id)
+    offset 0
+) as found
 """
 SAVE_CONFLICTS = """
 insert into conflicts (tenant, source, id, body_hash)
@@ -48,8 +56,12 @@ CONFLICTS: Final = Table(
 )
 
 LOAD_IDENTITIES = """
-select tenant, kind, hash, contact, value from identities
-where (tenant, kind, hash) in (select * from unnest($1::text[], $2::text[], $3::text[]))
+select found.* from unnest($1::text[], $2::text[], $3::text[]) as asked (tenant, kind, hash)
+cross join lateral (
+    select tenant, kind, hash, contact, value from identities
+    where (tenant, kind, hash) = (asked.tenant, asked.kind, asked.hash)
+    offset 0
+) as found
 """
 SAVE_IDENTITIES = """
 insert into identities (tenant, kind, hash, contact, value)
@@ -68,10 +80,14 @@ IDENTITIES: Final = Table(
 )
 
 LOAD_ORDER_ENTRIES = """
-select tenant, channel, order_id, turn, kind, refund_id, subject, source, id, happened_at, currency, content_hash,
-    lines, reason
-from order_entries
-where (tenant, channel, order_id) in (select * from unnest($1::text[], $2::text[], $3::text[]))
+select found.* from unnest($1::text[], $2::text[], $3::text[]) as asked (tenant, channel, order_id)
+cross join lateral (
+    select tenant, channel, order_id, turn, kind, refund_id, subject, source, id, happened_at, currency, content_hash,
+        lines, reason
+    from order_entries
+    where (tenant, channel, order_id) = (asked.tenant, asked.channel, asked.order_id)
+    offset 0
+) as found
 """
 SAVE_ORDER_ENTRIES = """
 insert into order_entries (

@@ -7,8 +7,12 @@ from shared.runtime.postgres_session import Connection
 from shared.runtime.tables import Table
 
 LOAD_TENANTS = """
-select tenant, name, zone, currency, clock from tenants
-where tenant in (select * from unnest($1::text[]))
+select found.* from unnest($1::text[]) as asked (tenant)
+cross join lateral (
+    select tenant, name, zone, currency, clock from tenants
+    where tenants.tenant = asked.tenant
+    offset 0
+) as found
 """
 SAVE_TENANTS = """
 insert into tenants (tenant, name, zone, currency, clock)
@@ -19,8 +23,12 @@ set name = excluded.name, zone = excluded.zone, currency = excluded.currency, cl
 TENANTS: Final = Table("tenants", TenantRow, ("tenant",), ("tenant",), "own", LOAD_TENANTS, SAVE_TENANTS)
 
 LOAD_CREDENTIALS = """
-select tenant, credential_id, secret_hash, scopes, name, revoked from credentials
-where tenant in (select * from unnest($1::text[]))
+select found.* from unnest($1::text[]) as asked (tenant)
+cross join lateral (
+    select tenant, credential_id, secret_hash, scopes, name, revoked from credentials
+    where credentials.tenant = asked.tenant
+    offset 0
+) as found
 """
 SAVE_CREDENTIALS = """
 insert into credentials (tenant, credential_id, secret_hash, scopes, name, revoked)

@@ -6,8 +6,12 @@ from typing import NamedTuple
 from shared.runtime.tables import Table
 
 LOAD_MEMBERS = """
-select tenant, contact, entries, evaluations, purchases from members
-where (tenant, contact) in (select * from unnest($1::text[], $2::text[]))
+select found.* from unnest($1::text[], $2::text[]) as asked (tenant, contact)
+cross join lateral (
+    select tenant, contact, entries, evaluations, purchases from members
+    where (tenant, contact) = (asked.tenant, asked.contact)
+    offset 0
+) as found
 """
 SAVE_MEMBERS = """
 insert into members (tenant, contact, entries, evaluations, purchases)

@@ -6,8 +6,12 @@ from typing import NamedTuple
 from shared.runtime.tables import Table
 
 LOAD_PROGRAMS = """
-select tenant, program, draft, draft_hash, drafted_at, drafted_by, versions from programs
-where (tenant) in (select * from unnest($1::text[]))
+select found.* from unnest($1::text[]) as asked (tenant)
+cross join lateral (
+    select tenant, program, draft, draft_hash, drafted_at, drafted_by, versions from programs
+    where programs.tenant = asked.tenant
+    offset 0
+) as found
 """
 SAVE_PROGRAMS = """
 insert into programs (tenant, program, draft, draft_hash, drafted_at, drafted_by, versions)
@@ -53,8 +57,12 @@ PUBLISHED = Table(
 )
 
 LOAD_PROGRAM_VERSIONS = """
-select tenant, partition, program, version, effective_from, document, document_hash from program_versions
-where (tenant, partition) in (select * from unnest($1::text[], $2::int[]))
+select found.* from unnest($1::text[], $2::int[]) as asked (tenant, partition)
+cross join lateral (
+    select tenant, partition, program, version, effective_from, document, document_hash from program_versions
+    where (tenant, partition) = (asked.tenant, asked.partition)
+    offset 0
+) as found
 """
 SAVE_PROGRAM_VERSIONS = """
 insert into program_versions (tenant, partition, program, version, effective_from, document, document_hash)
@@ -87,8 +95,12 @@ PROGRAM_VERSIONS = Table(
 )
 
 LOAD_TENANTS = """
-select tenant, partition, zone, currency from tenants
-where (tenant, partition) in (select * from unnest($1::text[], $2::int[]))
+select found.* from unnest($1::text[], $2::int[]) as asked (tenant, partition)
+cross join lateral (
+    select tenant, partition, zone, currency from tenants
+    where (tenant, partition) = (asked.tenant, asked.partition)
+    offset 0
+) as found
 """
 SAVE_TENANTS = """
 insert into tenants (tenant, partition, zone, currency)
@@ -118,8 +130,12 @@ TENANTS = Table(
 )
 
 LOAD_IDENTITIES = """
-select tenant, kind, hash, contact, identified_at from identities
-where (tenant, kind, hash, contact) in (select * from unnest($1::text[], $2::text[], $3::text[], $4::text[]))
+select found.* from unnest($1::text[], $2::text[], $3::text[], $4::text[]) as asked (tenant, kind, hash, contact)
+cross join lateral (
+    select tenant, kind, hash, contact, identified_at from identities
+    where (tenant, kind, hash, contact) = (asked.tenant, asked.kind, asked.hash, asked.contact)
+    offset 0
+) as found
 """
 SAVE_IDENTITIES = """
 insert into identities (tenant, kind, hash, contact, identified_at)

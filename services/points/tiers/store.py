@@ -6,10 +6,14 @@ from typing import NamedTuple
 from shared.runtime.tables import Table
 
 LOAD_TIERS = """
-select tenant, contact, tiers, program, version, wallet, level, level_since, joined_at, qualified, period_started_at,
-    review_at, changes
-from tiers
-where (tenant, contact) in (select * from unnest($1::text[], $2::text[]))
+select found.* from unnest($1::text[], $2::text[]) as asked (tenant, contact)
+cross join lateral (
+    select tenant, contact, tiers, program, version, wallet, level, level_since, joined_at, qualified,
+        period_started_at, review_at, changes
+    from tiers
+    where (tenant, contact) = (asked.tenant, asked.contact)
+    offset 0
+) as found
 """
 SAVE_TIERS = """
 insert into tiers (

@@ -6,8 +6,12 @@ from typing import Literal, NamedTuple
 from shared.runtime.tables import Table
 
 LOAD_ACCOUNTS = """
-select tenant, subject, available, pending, transit, facts from accounts
-where (tenant, subject) in (select * from unnest($1::text[], $2::text[]))
+select found.* from unnest($1::text[], $2::text[]) as asked (tenant, subject)
+cross join lateral (
+    select tenant, subject, available, pending, transit, facts from accounts
+    where (tenant, subject) = (asked.tenant, asked.subject)
+    offset 0
+) as found
 """
 SAVE_ACCOUNTS = """
 insert into accounts (tenant, subject, available, pending, transit, facts)
@@ -33,8 +37,12 @@ ACCOUNTS = Table(
 )
 
 LOAD_DEPOSITS = """
-select tenant, subject, deposit_id, amount, matures_at, matured from deposits
-where (tenant, subject) in (select * from unnest($1::text[], $2::text[])) and not matured
+select found.* from unnest($1::text[], $2::text[]) as asked (tenant, subject)
+cross join lateral (
+    select tenant, subject, deposit_id, amount, matures_at, matured from deposits
+    where (tenant, subject) = (asked.tenant, asked.subject) and not matured
+    offset 0
+) as found
 """
 SAVE_DEPOSITS = """
 insert into deposits (tenant, subject, deposit_id, amount, matures_at, matured)
@@ -66,8 +74,12 @@ DEPOSITS = Table(
 )
 
 LOAD_TRANSFERS = """
-select tenant, subject, transfer_id, side, other, amount, state from transfers
-where (tenant, subject) in (select * from unnest($1::text[], $2::text[]))
+select found.* from unnest($1::text[], $2::text[]) as asked (tenant, subject)
+cross join lateral (
+    select tenant, subject, transfer_id, side, other, amount, state from transfers
+    where (tenant, subject) = (asked.tenant, asked.subject)
+    offset 0
+) as found
 """
 SAVE_TRANSFERS = """
 insert into transfers (tenant, subject, transfer_id, side, other, amount, state)
@@ -101,8 +113,12 @@ TRANSFERS = Table(
 )
 
 LOAD_NICKNAMES = """
-select tenant, nickname, subject from nicknames
-where (tenant, nickname) in (select * from unnest($1::text[], $2::text[]))
+select found.* from unnest($1::text[], $2::text[]) as asked (tenant, nickname)
+cross join lateral (
+    select tenant, nickname, subject from nicknames
+    where (tenant, nickname) = (asked.tenant, asked.nickname)
+    offset 0
+) as found
 """
 SAVE_NICKNAMES = """
 insert into nicknames (tenant, nickname, subject)
@@ -153,8 +169,12 @@ ENTRIES = Table(
 )
 
 LOAD_RATES = """
-select partition, tenant, effective_from, percent from rates
-where (partition, tenant) in (select * from unnest($1::int[], $2::text[]))
+select found.* from unnest($1::int[], $2::text[]) as asked (partition, tenant)
+cross join lateral (
+    select partition, tenant, effective_from, percent from rates
+    where (partition, tenant) = (asked.partition, asked.tenant)
+    offset 0
+) as found
 """
 SAVE_RATES = """
 insert into rates (partition, tenant, effective_from, percent)
@@ -183,8 +203,12 @@ RATES = Table(
 )
 
 LOAD_WATCHED = """
-select tenant, subject, deposits, amount from watched
-where (tenant, subject) in (select * from unnest($1::text[], $2::text[]))
+select found.* from unnest($1::text[], $2::text[]) as asked (tenant, subject)
+cross join lateral (
+    select tenant, subject, deposits, amount from watched
+    where (tenant, subject) = (asked.tenant, asked.subject)
+    offset 0
+) as found
 """
 SAVE_WATCHED = """
 insert into watched (tenant, subject, deposits, amount)
@@ -207,8 +231,12 @@ WATCHED = Table(
 )
 
 LOAD_GRANTS = """
-select tenant, subject, times, amount from grants
-where (tenant, subject) in (select * from unnest($1::text[], $2::text[]))
+select found.* from unnest($1::text[], $2::text[]) as asked (tenant, subject)
+cross join lateral (
+    select tenant, subject, times, amount from grants
+    where (tenant, subject) = (asked.tenant, asked.subject)
+    offset 0
+) as found
 """
 SAVE_GRANTS = """
 insert into grants (tenant, subject, times, amount)
@@ -229,8 +257,12 @@ class GrantRow(NamedTuple):
 GRANTS = Table("grants", GrantRow, ("tenant", "subject"), ("tenant", "subject"), "own", LOAD_GRANTS, SAVE_GRANTS)
 
 LOAD_CLOCKED = """
-select tenant, clock_at from clocked
-where (tenant) in (select * from unnest($1::text[]))
+select found.* from unnest($1::text[]) as asked (tenant)
+cross join lateral (
+    select tenant, clock_at from clocked
+    where clocked.tenant = asked.tenant
+    offset 0
+) as found
 """
 SAVE_CLOCKED = """
 insert into clocked (tenant, clock_at)
