@@ -10,19 +10,17 @@ from typing import Any, Final
 
 from shared.events.envelope import head
 from shared.gathered import Gathered
-from shared.log.port import EVENTS, At, Log, Reader, Record, inbox
+from shared.log.port import EVENTS, At, Log, Reader, Record, inbox, partition_of
 from shared.runtime.accept import DatabaseOlderThanLog, Unreadable, Work, accept, timers
 from shared.runtime.commit import Batch, Committer, Stale
 from shared.runtime.recorder import Recorder
 from shared.runtime.relay import Point, Relay, no_point
 from shared.runtime.store import Due, Position, Reached, Sent, Store
-from shared.runtime.tables import Kept
+from shared.runtime.tables import Kept, Key, Table
 from shared.runtime.turn import Context, Failed, Turn
 
 FLUSH_SECONDS: Final = 1.0
 IDLE_SECONDS: Final = 5.0
-KEPT_GROUPS_MAX: Final = 12_000
-"""Of one partition, some 10 MB; beyond it they are read again."""
 SCAN_RECORDS: Final = 5_000
 PASSED_OVER_MAX: Final = 5_000
 """Records without work that a restart may have to read again; where there is a pause, they are committed before."""
@@ -98,7 +96,7 @@ class OwnedPartition:
         self._held: list[Record] = []
         """Requests that wait for that."""
         self._passed_over = 0
-        self._kept: Kept = {}
+        self._kept = Kept()
         self._next_due: datetime | None = None
         self._timers_ready = True
         self._flush_at = 0.0
@@ -232,10 +230,15 @@ class OwnedPartition:
         turn = await self._parts.committer.commit(Batch(self.position, position, works, self._kept))
         self.position = turn.position
         self._passed_over = 0
-        if len(self._kept) > KEPT_GROUPS_MAX:
-            self._kept.clear()
-        self._kept.update(turn.rows.committed())
+        self._kept.keep((place, rows) for table, place, rows in turn.rows.committed() if self._owns(table, place[1]))
         return turn
+
+    def _owns(self, table: Table[Any], group: Key) -> bool:
+        """Whether nobody else writes this group: what tenant-wide letters are about belongs to one partition only."""
+        if table.feed == "others":
+            return True
+        tenant, subject, *_ = group
+        return partition_of(tenant, subject, self._parts.context.partitions) == self._q
 
     async def _flush(self) -> None:
         """Commit the position over records that needed no work."""

@@ -8,7 +8,7 @@ rows in a `Rows`, and writes the rows that changed with one statement per table.
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
-from typing import Any, Generic, Literal, NamedTuple, TypeVar, cast
+from typing import Any, Final, Generic, Literal, NamedTuple, TypeVar, cast
 
 Row = TypeVar("Row", bound=tuple[Any, ...])
 Key = tuple[Any, ...]
@@ -42,7 +42,7 @@ class Table(Generic[Row]):
     append_only: bool = False
     kept: bool = False
     """Its groups stay in memory with the partition, as of its last commit: rows that many batches read and nobody else
-    writes, of a group that names the partition or a subject of it."""
+    writes. A group of others' facts names the partition; one of own facts begins with tenant and subject."""
     alive: Callable[[Row], bool] | None = None
     """The pure twin of a further condition in `load` (rows that no rule will read again are left out)."""
     key_of: Callable[[Row], Key] = field(init=False)
@@ -83,18 +83,45 @@ class NotLoaded(LookupError):
     """A rule touched a group that its `needs` did not name."""
 
 
-Kept = dict[tuple[str, Key], dict[Key, Any]]
-"""Groups of kept tables by (table, group): their rows by key."""
+KEPT_ROWS_MAX: Final = 20_000
+"""Of one partition: some 16 MB of a member's rows. An empty group counts as one."""
+
+Place = tuple[str, Key]
+"""A group: its table's name, and which."""
+
+
+class Kept:
+    """The groups of kept tables that one partition has in memory, as of its last commit; those used last."""
+
+    def __init__(self) -> None:
+        self._groups: dict[Place, dict[Key, Any]] = {}
+        self._size = 0
+
+    def find(self, place: Place) -> dict[Key, Any] | None:
+        """The group's rows by key, not to be changed; None when they must be loaded."""
+        return self._groups.get(place)
+
+    def keep(self, groups: Iterable[tuple[Place, dict[Key, Any]]]) -> None:
+        """Take in what was committed, and drop what was used longest ago where it is too much."""
+        for place, rows in groups:
+            self._drop(place)
+            self._groups[place] = rows
+            self._size += max(1, len(rows))
+        while self._size > KEPT_ROWS_MAX:
+            self._drop(next(iter(self._groups)))
+
+    def _drop(self, place: Place) -> None:
+        if (rows := self._groups.pop(place, None)) is not None:
+            self._size -= max(1, len(rows))
 
 
 class Rows:
     """The rows of one batch: what was loaded, as changed so far. Reading and putting are its only verbs."""
 
-    def __init__(self, kept: "Kept | None" = None) -> None:
-        """`kept`: groups of kept tables as of the last commit."""
-        self._kept: Kept = {} if kept is None else kept
-        self._kept_used: dict[tuple[str, Key], Table[Any]] = {}
-        self._groups: dict[tuple[str, Key], dict[Key, Any]] = {}
+    def __init__(self, kept: Kept | None = None) -> None:
+        self._kept = Kept() if kept is None else kept
+        self._kept_used: dict[Place, Table[Any]] = {}
+        self._groups: dict[Place, dict[Key, Any]] = {}
         self._changed: dict[str, dict[Key, Any]] = {}
         self._appended: dict[str, list[Any]] = {}
         self._tables: dict[str, Table[Any]] = {}
@@ -108,15 +135,16 @@ class Rows:
                 continue
             if table.kept:
                 self._kept_used[place] = table
-                if place in self._kept:
-                    self._groups[place] = dict(self._kept[place])
+                if (rows := self._kept.find(place)) is not None:
+                    self._groups[place] = dict(rows)
                     continue
             wanted.setdefault(table, set()).add(group)
         return wanted
 
-    def committed(self) -> "Kept":
+    def committed(self) -> Iterator[tuple[Table[Any], Place, dict[Key, Any]]]:
         """The groups of kept tables that this batch used, as `load` would find them now that it is committed."""
-        return {place: _alive(table, self._groups[place]) for place, table in self._kept_used.items()}
+        for place, table in self._kept_used.items():
+            yield table, place, _alive(table, self._groups[place])
 
     def written(self) -> None:
         """All changes are in the database: what was put counts as loaded from now on, and what is not alive is gone."""
