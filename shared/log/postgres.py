@@ -26,7 +26,7 @@ from shared.log.port import (
     TopicUnsafe,
     refuse_entries,
 )
-from shared.log.postgres_appender import APPEND_GROUP, GroupAppender, Row
+from shared.log.postgres_appender import APPEND_GROUP, LOCK_HEADS, GroupAppender, Row, newest_of_their_keys
 from shared.log.postgres_reader import Asked, PostgresReader, read_records
 from shared.log.postgres_tail import Tail
 from shared.log.postgres_watch import CONNECTION_ERRORS, Extent, Place, Waiter, Watch
@@ -188,7 +188,13 @@ class PostgresLog:
         compacted: bool,
     ) -> list[Row]:
         async with self._connection() as connection:
-            rows = await connection.fetch(APPEND_GROUP, topic_ids, partitions, keys, values, compacted)
+            if not compacted:
+                rows = await connection.fetch(APPEND_GROUP, topic_ids, partitions, keys, values, None)
+            else:
+                newest = newest_of_their_keys(topic_ids, partitions, keys)
+                async with connection.transaction():
+                    await connection.execute(LOCK_HEADS, topic_ids, partitions)
+                    rows = await connection.fetch(APPEND_GROUP, topic_ids, partitions, keys, values, newest)
         return [(row[0], row[1], row[2], row[3]) for row in rows]
 
     async def reader(self, positions: Mapping[At, int]) -> PostgresReader:

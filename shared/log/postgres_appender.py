@@ -1,8 +1,8 @@
 """Group commit for the embedded log: appends that come while one statement runs make up the next statement.
 
 One statement moves the head rows of several partitions, locked in a fixed order, and inserts the records behind them;
-each append is still all or nothing and dense in its own partition. On a compacted topic the older records of the same
-keys go; of those that one statement brings, all stay until the next.
+each append is still all or nothing and dense in its own partition. On a compacted topic the youngest record of a key is
+the only one: older ones go, and those that a younger one of the same statement replaces never come.
 """
 
 import asyncio
@@ -16,12 +16,13 @@ from shared.log.postgres_watch import Place
 
 GROUP_BYTES_MAX: Final = 4 * BATCH_BYTES_MAX
 
+# $5 is null unless the topic is compacted: then it says which entries have no younger one of their key among them.
 APPEND_GROUP: Final = """
 with entry as (
-    select topic_id, partition, key, value, nth,
+    select topic_id, partition, key, value, newest, nth,
         row_number() over (partition by topic_id, partition order by nth) as place
-    from unnest($1::int[], $2::int[], $3::bytea[], $4::bytea[]) with ordinality as given (
-        topic_id, partition, key, value, nth
+    from unnest($1::int[], $2::int[], $3::bytea[], $4::bytea[], $5::boolean[]) with ordinality as given (
+        topic_id, partition, key, value, newest, nth
     )
 ), wanted as (
     select topic_id, partition, count(*) as entries from entry group by topic_id, partition
@@ -37,14 +38,22 @@ with entry as (
     returning head.topic_id, head.partition, head.next_offset - locked.entries as base, head.appended_at
 ), replaced as (
     delete from regulars_log.records as record using head join entry using (topic_id, partition)
-    where $5 and record.compacted and record.topic_id = head.topic_id and record.partition = head.partition
+    where $5 is not null and record.compacted and record.topic_id = head.topic_id and record.partition = head.partition
         and record.key = entry.key and record."offset" < head.base
 ), added as (
     insert into regulars_log.records (topic_id, partition, "offset", key, value, appended_at, compacted)
-    select head.topic_id, head.partition, head.base + entry.place - 1, entry.key, entry.value, head.appended_at, $5
-    from head join entry using (topic_id, partition) order by entry.nth
+    select head.topic_id, head.partition, head.base + entry.place - 1, entry.key, entry.value, head.appended_at,
+        entry.newest is not null
+    from head join entry using (topic_id, partition) where entry.newest is not false order by entry.nth
 )
 select topic_id, partition, base, appended_at from head
+"""
+
+# Before the statement on a compacted topic: it must see the records of who held the heads before it.
+LOCK_HEADS: Final = """
+select 1 from regulars_log.heads
+where (topic_id, partition) in (select * from unnest($1::int[], $2::int[]))
+order by topic_id, partition for update
 """
 
 Row: TypeAlias = tuple[int, int, int, datetime]
@@ -131,3 +140,10 @@ class GroupAppender:
                 self._appended(one.place, base, one.entries, at)
                 next_of[one.place] = base + len(one.entries), at
         return bases
+
+
+def newest_of_their_keys(topic_ids: list[int], partitions: list[int], keys: list[bytes]) -> list[bool]:
+    """Which entries have no younger one of the same key behind them."""
+    places = list(zip(topic_ids, partitions, keys, strict=True))
+    last = {place: nth for nth, place in enumerate(places)}
+    return [last[place] == nth for nth, place in enumerate(places)]

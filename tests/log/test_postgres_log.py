@@ -10,7 +10,7 @@ import pytest
 
 from shared.log.port import AppendFailed, At, Entry, LogUnavailable, OffsetMissing, Topic, TopicUnsafe
 from shared.log.postgres import PostgresLog
-from shared.log.postgres_appender import APPEND_GROUP
+from shared.log.postgres_appender import APPEND_GROUP, LOCK_HEADS
 from tests.log.reading import DEADLINE_SECONDS, entry, read, take_until_something, values
 
 Topics = tuple[Topic, Topic, Topic]
@@ -18,7 +18,7 @@ SQL = {
     name: statement
     for name, statement in vars(PostgresLog).items()
     if name.isupper() and isinstance(statement, str) and not name.startswith("CREATE_")
-} | {"APPEND_GROUP": APPEND_GROUP}
+} | {"APPEND_GROUP": APPEND_GROUP, "LOCK_HEADS": LOCK_HEADS}
 
 FIND_TOPIC_ID = """
 select topic_id from regulars_log.topics where name = $1
@@ -46,6 +46,13 @@ where record.topic_id = head.topic_id and record.partition = head.partition
 """
 FIND_LAG = """
 select group_name, topic, partition, lag from regulars_log.lag order by partition
+"""
+FIND_STORED = """
+select "offset", key, value from regulars_log.records
+where topic_id = (select topic_id from regulars_log.topics where name = $1) and partition = $2 order by "offset"
+"""
+COUNT_WAITING = """
+select count(*) from pg_locks where not granted
 """
 COUNT_CONNECTIONS = """
 select application_name, count(*) from pg_stat_activity
@@ -86,7 +93,7 @@ async def test_an_append_waits_for_the_one_before_it_however_that_ends(
     topic_id = await beside.fetchval(FIND_TOPIC_ID, at.topic)
     held = beside.transaction()
     await held.start()
-    assert await beside.fetchval(APPEND_GROUP, [topic_id], [0], [b"k"], [b"held"], False, column=2) == 1
+    assert await beside.fetchval(APPEND_GROUP, [topic_id], [0], [b"k"], [b"held"], None, column=2) == 1
     reader = await log.reader({at: 1})
     try:
         appending = asyncio.create_task(log.append(at, [entry("after")]))
@@ -103,9 +110,43 @@ async def test_other_partitions_do_not_wait_for_a_held_one(
 ) -> None:
     topic_id = await beside.fetchval(FIND_TOPIC_ID, topics[0].name)
     async with beside.transaction():
-        await beside.fetchval(APPEND_GROUP, [topic_id], [0], [b"k"], [b"held"], False, column=2)
+        await beside.fetchval(APPEND_GROUP, [topic_id], [0], [b"k"], [b"held"], None, column=2)
         async with asyncio.timeout(DEADLINE_SECONDS):
             assert await log.append(At(topics[0].name, 1), [entry("free")]) == 0
+
+
+async def test_of_a_keys_records_that_are_appended_together_only_the_youngest_ever_exists(
+    log: PostgresLog, topics: Topics, beside: "asyncpg.Connection[asyncpg.Record]"
+) -> None:
+    at = At(topics[2].name, 0)
+    put, tombstone = Entry(b"k", b"a secret"), Entry(b"k", None)
+    together = log.append(at, [Entry(b"first", b"")]), log.append(at, [put]), log.append(at, [tombstone])
+    assert list(await asyncio.gather(*together)) == [0, 1, 2]
+    assert await stored(beside, at) == [(0, b"first", b""), (2, b"k", None)]
+    await log.append(at, [put, Entry(b"other", b""), put])
+    assert await stored(beside, at) == [(0, b"first", b""), (4, b"other", b""), (5, b"k", b"a secret")]
+
+
+async def test_a_tombstone_replaces_what_another_process_was_appending(
+    log: PostgresLog, topics: Topics, beside: "asyncpg.Connection[asyncpg.Record]"
+) -> None:
+    at = At(topics[2].name, 0)
+    topic_id = await beside.fetchval(FIND_TOPIC_ID, at.topic)
+    held = beside.transaction()
+    await held.start()
+    await beside.fetchval(APPEND_GROUP, [topic_id], [0], [b"k"], [b"a secret"], [True])
+    appending = asyncio.create_task(log.append(at, [Entry(b"k", None)]))
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        waiting = 0
+        while not waiting:
+            waiting = await beside.fetchval(COUNT_WAITING)
+    await held.commit()
+    assert await appending == 1
+    assert await stored(beside, at) == [(1, b"k", None)]
+
+
+async def stored(beside: "asyncpg.Connection[asyncpg.Record]", at: At) -> list[tuple[int, bytes, bytes | None]]:
+    return [tuple(row) for row in await beside.fetch(FIND_STORED, at.topic, at.partition)]
 
 
 async def test_a_reader_finds_what_nobody_notified_it_of(
@@ -115,7 +156,7 @@ async def test_a_reader_finds_what_nobody_notified_it_of(
     reader = await log.reader({at: 0})
     try:
         topic_id = await beside.fetchval(FIND_TOPIC_ID, at.topic)
-        await beside.fetchval(APPEND_GROUP, [topic_id], [0], [b"k"], [b"silent"], False, column=2)
+        await beside.fetchval(APPEND_GROUP, [topic_id], [0], [b"k"], [b"silent"], None, column=2)
         assert await reader.wait(DEADLINE_SECONDS)
         assert values(await reader.take(at, 10)) == ["silent"]
     finally:
