@@ -27,8 +27,8 @@ class EnvelopeError(ValueError):
 class Event:
     """One CloudEvent. `data` is plain JSON as decoded, or the catalogue's model once it was read as its type.
 
-    Never changed once it is made, its number included; not declared frozen, which would make making one three times as
-    costly.
+    Only its number is set after it was made, when it is sent. Not declared frozen, which would make making one three
+    times as costly.
     """
 
     id: str

@@ -160,11 +160,11 @@ class Evaluated(CausedByEvent):
     """An event was put to the earning rules in force at its time: what each of them said, and why."""
 
     program: str
-    """Empty when no program was in force."""
+    """Empty when no program was in force, and nothing earned."""
     version: int
     reason: str
-    """`evaluated`, or why no rule was asked: `no-program`, `tenant-unknown`, `order-already-known`,
-    `refund-already-known`, `balance-too-large`, `too-large`."""
+    """`evaluated`. Of what earned nothing also why no rule was asked (`no-program`, `tenant-unknown`,
+    `order-already-known`, `refund-already-known`) or its answer not followed (`balance-too-large`, `too-large`)."""
     lines: tuple[BoughtLine, ...] = ()
     """Of a purchase that is new; empty for all else."""
     results: tuple[RuleOutcome, ...] = ()
