@@ -40,7 +40,6 @@ SET_UP_LOCK: Final = 0x5265_676C_6F67
 
 SESSION: Final = {
     "application_name": "regulars-log",
-    "synchronous_commit": "on",
     "lock_timeout": "20s",
     "jit": "off",
     "idle_in_transaction_session_timeout": "30s",
@@ -124,6 +123,11 @@ class PostgresLog:
     select topic.name, topic.partitions, topic.retention_days, topic.compacted,
         (select count(*) from regulars_log.heads as head where head.topic_id = topic.topic_id) as heads
     from regulars_log.topics as topic where topic.name = any($1::text[])
+    """
+    # A server that commits without waiting for its disk does so for the log only if it says that this is meant.
+    WAIT_FOR_DISK = """
+    select set_config('synchronous_commit', 'on', false)
+    where current_setting('regulars.relaxed', true) is distinct from 'on'
     """
     IS_SET_UP = """
     select to_regclass('regulars_log.heads') is not null
@@ -360,8 +364,12 @@ class PostgresLog:
                     max_size=self._pool_size,
                     command_timeout=self._timeout_seconds,
                     server_settings=SESSION,
+                    init=self._begin_session,
                     reset=_keep_session,
                 )
+
+    async def _begin_session(self, connection: "asyncpg.Connection[asyncpg.Record]") -> None:
+        await connection.execute(self.WAIT_FOR_DISK)
 
     async def _connect_watch(self) -> "asyncpg.Connection[asyncpg.Record]":
         return await asyncpg.connect(

@@ -120,8 +120,8 @@ async def test_of_a_keys_records_that_are_appended_together_only_the_youngest_ev
 ) -> None:
     at = At(topics[2].name, 0)
     put, tombstone = Entry(b"k", b"a secret"), Entry(b"k", None)
-    together = log.append(at, [Entry(b"first", b"")]), log.append(at, [put]), log.append(at, [tombstone])
-    assert list(await asyncio.gather(*together)) == [0, 1, 2]
+    assert await log.append(at, [Entry(b"first", b"")]) == 0
+    assert list(await asyncio.gather(log.append(at, [put]), log.append(at, [tombstone]))) == [1, 2]
     assert await stored(beside, at) == [(0, b"first", b""), (2, b"k", None)]
     await log.append(at, [put, Entry(b"other", b""), put])
     assert await stored(beside, at) == [(0, b"first", b""), (4, b"other", b""), (5, b"k", b"a secret")]
@@ -147,6 +147,23 @@ async def test_a_tombstone_replaces_what_another_process_was_appending(
 
 async def stored(beside: "asyncpg.Connection[asyncpg.Record]", at: At) -> list[tuple[int, bytes, bytes | None]]:
     return [tuple(row) for row in await beside.fetch(FIND_STORED, at.topic, at.partition)]
+
+
+@pytest.mark.parametrize(("relaxed", "shown"), [("on", "off"), ("off", "on"), (None, "on")])
+async def test_an_append_waits_for_the_disk_unless_the_server_says_it_is_relaxed(
+    database_url: str, topics: Topics, beside: "asyncpg.Connection[asyncpg.Record]", relaxed: str | None, shown: str
+) -> None:
+    database = await beside.fetchval("select quote_ident(current_database())")
+    await beside.execute(f"alter database {database} set synchronous_commit = off")
+    if relaxed is not None:
+        await beside.execute(f"alter database {database} set regulars.relaxed = {relaxed}")
+    log = PostgresLog(database_url)
+    try:
+        await log.set_up(topics)
+        async with log._connection() as connection:  # what its appends run on is the point here
+            assert await connection.fetchval("show synchronous_commit") == shown
+    finally:
+        await log.close()
 
 
 async def test_a_reader_finds_what_nobody_notified_it_of(
